@@ -1,0 +1,10 @@
+"""WebSockets for Django: a socket is an async view in the URLconf."""
+
+from django.apps import AppConfig
+
+
+class WebSocketConfig(AppConfig):
+    name = "websocket"
+
+    def ready(self) -> None:
+        from websocket import checks  # noqa: F401

@@ -1,0 +1,561 @@
+"""A WebSocket connection, as a view sees it: receive, send, and one exception when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.http import HttpRequest
+
+from websocket import conf
+from websocket.inbox import Inbox
+from websocket.protocol import (
+    Event,
+    Headers,
+    InvalidMessage,
+    QueryParams,
+    Receive,
+    ReceiveEvent,
+    Scope,
+    Send,
+    SendEvent,
+    State,
+    WebSocketDisconnect,
+    size_of,
+)
+
+if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.auth.models import AnonymousUser
+    from django.contrib.sessions.backends.base import SessionBase
+
+__all__ = [
+    "Headers",
+    "InvalidMessage",
+    "QueryParams",
+    "ReceiveEvent",
+    "SendEvent",
+    "State",
+    "WebSocket",
+    "WebSocketDisconnect",
+]
+
+logger = logging.getLogger("django.websocket")
+
+encode_json = DjangoJSONEncoder(separators=(",", ":")).encode
+
+# Looked up once: on every message, a member of an enum costs more to reach than a global.
+_CONNECTING, _CONNECTED, _DISCONNECTED = State
+
+
+class WebSocket:
+    """One connection.
+
+    A view receives it in place of a request, and it answers as one: what it does not have itself
+    (`GET`, `COOKIES`, `build_absolute_uri()`, whatever middleware added) it takes from `request`,
+    the handshake, so that Django's decorators work on socket views.
+
+    One task at a time may receive; any number may send. Once the connection is over, receiving
+    and sending raise `WebSocketDisconnect`. Used against the protocol (sent to before it is
+    accepted, accepted twice), it raises `RuntimeError`.
+    """
+
+    #: The handshake: an `HttpRequest` that has been through `settings.MIDDLEWARE`.
+    request: HttpRequest
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        #: Whether the client has asked to connect, and whether it has been seen to leave.
+        self.client_state = State.CONNECTING
+        #: Whether the application has accepted, and whether it can still send.
+        self.app_state = State.CONNECTING
+        #: How the connection ended, once it has: the close code, and the reason given with it.
+        self.close_code: int | None = None
+        self.close_reason = ""
+        #: Messages that the view has received and sent so far.
+        self.messages_in = 0
+        self.messages_out = 0
+        #: What middleware put on the handshake's response; goes out with the accept.
+        self.accept_headers: list[tuple[bytes, bytes]] = []
+        self._id: str | None = None
+        self._headers: Headers | None = None
+        # Nothing more may be received: the view has seen the end, or has closed.
+        self._over = False
+        # Whether a task is receiving; how much the view had received when last looked after; and
+        # what came while it did not.
+        self._receiving = False
+        self._seen = 0
+        self._inbox: Inbox | None = None
+        # Given by the middleware while the view runs: see websocket.middleware.
+        self._deadline: asyncio.Timeout | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._started: set[asyncio.Task[None]] | None = None
+        self._opened = 0.0
+
+    def __repr__(self) -> str:
+        return f"<WebSocket {self.path} {self.app_state.name}>"
+
+    def __getattr__(self, name: str) -> Any:
+        # Called for what the socket lacks. Private names are never the request's to answer.
+        if name == "request" or name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.request, name)
+
+    # What the client asked for
+
+    @property
+    def headers(self) -> Headers:
+        """The handshake's headers."""
+        if self._headers is None:
+            self._headers = Headers(self.scope)
+        return self._headers
+
+    @property
+    def scheme(self) -> str:
+        """`ws` or `wss`, as the server sees it (behind a proxy: see `request.is_secure()`)."""
+        return str(self.scope.get("scheme", "ws"))
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded, with the `root_path` that the site is mounted at."""
+        return str(self.scope["path"])
+
+    @property
+    def query_string(self) -> str:
+        """What follows the question mark, as it was sent."""
+        return str(self.scope.get("query_string", b"").decode())
+
+    @property
+    def query_params(self) -> QueryParams:
+        """The query string's parameters."""
+        return QueryParams(self.query_string)  # type: ignore[return-value]
+
+    @property
+    def subprotocols(self) -> list[str]:
+        """The subprotocols that the client offers, the one it likes best first."""
+        return list(self.scope.get("subprotocols") or ())
+
+    @property
+    def id(self) -> str:
+        """A random name for this connection, unlike any other's."""
+        if self._id is None:
+            self._id = uuid.uuid4().hex
+        return self._id
+
+    @property
+    def user(self) -> AbstractBaseUser | AnonymousUser:
+        """The user, as `AuthenticationMiddleware` found it during the handshake."""
+        user: AbstractBaseUser | AnonymousUser = self.request.user
+        return user
+
+    async def auser(self) -> AbstractBaseUser | AnonymousUser:
+        """Return `user`: the name by which Django's decorators ask for it."""
+        return self.user
+
+    @property
+    def session(self) -> SessionBase:
+        """The session, read during the handshake; what a view changes in it, it saves itself."""
+        session: SessionBase = self.request.session
+        return session
+
+    # The connection's life
+
+    async def accept(
+        self,
+        subprotocol: str | None = None,
+        headers: Iterable[tuple[bytes | str, bytes | str]] | None = None,
+    ) -> None:
+        """Accept the connection, with one of the offered subprotocols and with extra headers.
+
+        Raises `RuntimeError` when it was accepted before, `ValueError` for a header with a line
+        break in it, `WebSocketDisconnect` when the client has left.
+        """
+        # A 101 has no content, and so no length of it (RFC 9110, section 8.6).
+        encoded = [h for h in self.accept_headers if h[0] != b"content-length"]
+        encoded += map(_encode_header, headers or ())
+        if self.client_state is _CONNECTING:
+            await self.receive()
+        await self.send({"type": SendEvent.ACCEPT, "subprotocol": subprotocol, "headers": encoded})
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection; once it is over, do nothing.
+
+        Before the accept this refuses the handshake: the client sees an empty 403, never the
+        code. `reason` may have 123 bytes of UTF-8 (RFC 6455, section 5.5). Raises `ValueError`
+        for a longer one, and for a code that must not be sent (section 7.4).
+        """
+        if not (code in _SENDABLE_CODES or 3000 <= code <= 4999):
+            raise ValueError(
+                f"{code} is not a close code that can be sent: use 1000, 1001, 1003, 1007 to 1014, "
+                "or one from 3000 to 4999."
+            )
+        if len(reason.encode()) > 123:
+            raise ValueError(f"A close reason has 123 bytes at the most; this one: {reason!r}.")
+        if self.app_state is _DISCONNECTED:
+            return
+        self._end(code, reason)
+        self._over = True
+        with suppress(OSError, RuntimeError):  # The client was faster.
+            await self._send({"type": SendEvent.CLOSE, "code": code, "reason": reason})
+
+    async def reject(self, code: int, reason: str = "") -> None:
+        """Accept the connection and close it at once.
+
+        That is the only way to tell code in a browser why: of a refused handshake, browsers show
+        a page nothing but 1006. Takes and raises what `close` does.
+        """
+        await self.accept()
+        await self.close(code, reason)
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
+        """Run a coroutine beside the view, to push while the view waits for its client.
+
+        Returns its task, which is cancelled and awaited when the view ends. An exception in it
+        ends the view as one of the view's own would. Raises `RuntimeError` once the view ended.
+        """
+        if self._tasks is None:
+            coroutine.close()
+            raise RuntimeError("start() works while the socket's view runs, and it does not.")
+        task = self._tasks.create_task(_until_disconnect(coroutine))
+        if self._started is None:
+            self._started = set()
+        self._started.add(task)
+        task.add_done_callback(self._started.discard)
+        return task
+
+    def abort(self) -> None:
+        """Drop the connection without a close frame, and what is still unsent with it.
+
+        Plain ASGI cannot: this works where, as in uvicorn, `send` is a method of an object that
+        has the connection's `transport`, and does nothing elsewhere.
+        """
+        transport = getattr(getattr(self._send, "__self__", None), "transport", None)
+        if transport is not None:
+            transport.abort()
+
+    # Events: every change of state that the application makes or sees is in these two
+
+    async def receive(self) -> Event:
+        """Return the next ASGI event: the connect, a message, or the disconnect.
+
+        Raises `WebSocketDisconnect` after the disconnect or a `close()`, `InvalidMessage` for an
+        event that ASGI does not allow here, and `RuntimeError` for a message asked for before
+        the accept, or while another task is receiving. A message beyond
+        WEBSOCKET_MAX_MESSAGE_SIZE closes the connection with 1009.
+        """
+        if self.app_state is not _CONNECTED:
+            self._check_receive()
+        if self._receiving:
+            raise RuntimeError("Another task is receiving from this socket: only one may.")
+        self._receiving = True
+        try:
+            event = await (self._receive() if self._inbox is None else self._inbox.receive())
+        finally:
+            self._receiving = False
+        if event["type"] == ReceiveEvent.RECEIVE and self.client_state is not _CONNECTING:
+            if size_of(event) > conf.MAX_MESSAGE_SIZE:
+                await self.close_too_large(event)
+                raise self._disconnect()
+            self.messages_in += 1
+            return event
+        elif event["type"] == ReceiveEvent.CONNECT and self.client_state is not _CONNECTED:
+            if self.client_state is _CONNECTING:
+                self.client_state = State.CONNECTED
+            return event
+        elif event["type"] == ReceiveEvent.DISCONNECT:
+            self.client_left(event)
+            self._over = True
+            return event
+        raise InvalidMessage(f"The server sent an event that is not allowed here: {event!r}.", 1002)
+
+    async def send(self, event: Event) -> None:
+        """Send an ASGI event: accept, send or close.
+
+        Waits while the client is slow to read. Raises `WebSocketDisconnect` when the connection
+        is over, and `RuntimeError` for an event that is not allowed now.
+        """
+        state, kind = self.app_state, event["type"]
+        if state is _CONNECTED and kind == SendEvent.SEND:
+            try:
+                await self._send(event)
+            except (OSError, RuntimeError) as error:
+                # uvicorn raises the one when the client has left, the other when it closed the
+                # connection itself, over a frame that breaks the protocol or a missing pong.
+                raise self._lost() from error
+            self.messages_out += 1
+        elif kind == SendEvent.CLOSE:
+            await self.close(event.get("code", 1000), event.get("reason") or "")
+        elif state is _DISCONNECTED:
+            raise self._disconnect()
+        elif state is _CONNECTING and kind == SendEvent.ACCEPT:
+            self.app_state = State.CONNECTED
+            try:
+                await self._send(event)
+            except OSError as error:
+                raise self._lost() from error
+            self.accept_headers = []
+            self._opened = time.monotonic()
+            self._log("open")
+        else:
+            allowed = SendEvent.ACCEPT if state is _CONNECTING else SendEvent.SEND
+            raise RuntimeError(
+                f"Cannot send {kind!r} while the connection is {state.name}: "
+                f"only {allowed!r} and {SendEvent.CLOSE!r} are allowed."
+            )
+
+    # Messages in
+
+    async def receive_text(self) -> str:
+        """Return the next message, which is to be text.
+
+        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for bytes.
+        """
+        event = await self.receive()
+        text: str | None = event.get("text")
+        if text is None:
+            raise self._unexpected(event, "text")
+        return text
+
+    async def receive_bytes(self) -> bytes:
+        """Return the next message, which is to be binary.
+
+        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for text.
+        """
+        event = await self.receive()
+        data: bytes | None = event.get("bytes")
+        if data is None:
+            raise self._unexpected(event, "binary")
+        return data
+
+    async def receive_json(self) -> Any:
+        """Return the value of the next message, JSON in a text frame.
+
+        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for bytes and
+        for what is not JSON.
+        """
+        return _decode_json(await self.receive_text())
+
+    async def receive_jsonb(self) -> Any:
+        """Return the value of the next message, JSON in a binary frame.
+
+        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for text and
+        for what is not JSON.
+        """
+        return _decode_json(await self.receive_bytes())
+
+    def __aiter__(self) -> WebSocket:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        """Return the next message, str for text and bytes for binary; stop when the client left."""
+        try:
+            event = await self.receive()
+        except WebSocketDisconnect:
+            raise StopAsyncIteration from None
+        message: str | bytes | None = event.get("text")
+        if message is None:
+            message = event.get("bytes")
+            if message is None:
+                if event["type"] == ReceiveEvent.DISCONNECT:
+                    raise StopAsyncIteration
+                raise InvalidMessage("The server sent a message without text or bytes.", 1002)
+        return message
+
+    def iter_text(self) -> AsyncIterator[str]:
+        """Iterate over messages until the client leaves; raises as `receive_text` does."""
+        return _until_left(self.receive_text)
+
+    def iter_bytes(self) -> AsyncIterator[bytes]:
+        """Iterate over messages until the client leaves; raises as `receive_bytes` does."""
+        return _until_left(self.receive_bytes)
+
+    def iter_json(self) -> AsyncIterator[Any]:
+        """Iterate over values until the client leaves; raises as `receive_json` does."""
+        return _until_left(self.receive_json)
+
+    # Messages out: each returns the coroutine of send(), and raises what that does
+
+    def send_text(self, data: str) -> Coroutine[Any, Any, None]:
+        """Send a text message."""
+        return self.send({"type": SendEvent.SEND, "text": data})
+
+    def send_bytes(self, data: bytes | str) -> Coroutine[Any, Any, None]:
+        """Send a binary message; of a str, its UTF-8."""
+        if isinstance(data, str):
+            data = data.encode()
+        return self.send({"type": SendEvent.SEND, "bytes": data})
+
+    def send_message(self, message: str | bytes) -> Coroutine[Any, Any, None]:
+        """Send a str as a text message, bytes as a binary one."""
+        if isinstance(message, str):
+            return self.send({"type": SendEvent.SEND, "text": message})
+        return self.send({"type": SendEvent.SEND, "bytes": message})
+
+    def send_json(self, data: Any, **dumps: Any) -> Coroutine[Any, Any, None]:
+        """Send a value as JSON in a text message.
+
+        Dates, decimals, UUIDs and lazy strings become strings, as in Django's `JsonResponse`;
+        `dumps` are arguments for `json.dumps`. Raises `TypeError` for what JSON cannot hold.
+        """
+        return self.send_text(_dump_json(data, dumps))
+
+    def send_jsonb(self, data: Any, **dumps: Any) -> Coroutine[Any, Any, None]:
+        """Send a value as JSON in a binary message; takes and raises what `send_json` does."""
+        return self.send_bytes(_dump_json(data, dumps))
+
+    # For the middleware, and for the inbox
+
+    async def receive_from_server(self) -> Event:
+        """Return what the server's `receive` returns."""
+        return await self._receive()
+
+    def look_after(self) -> None:
+        """Read ahead if the view has received nothing since the last call, and is not waiting."""
+        idle = self.messages_in == self._seen and not self._receiving
+        if idle and self.client_state is not _DISCONNECTED:
+            self._inbox = self._inbox or Inbox(self)
+            self._inbox.start()
+        self._seen = self.messages_in
+
+    def client_left(self, event: Event) -> None:
+        """Note that the client is gone, as the disconnect event tells."""
+        self.client_state = State.DISCONNECTED
+        self._end(event.get("code") or 1005, event.get("reason") or "")
+
+    async def close_too_large(self, event: Event) -> None:
+        """Close over a message that is larger than WEBSOCKET_MAX_MESSAGE_SIZE."""
+        size, limit = size_of(event), conf.MAX_MESSAGE_SIZE
+        await self.close(1009, f"A message may have {limit} bytes; this one has {size}.")
+
+    async def refuse(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer the handshake as HTTP (ASGI's extension "WebSocket Denial Response").
+
+        A view returns an `HttpResponse` instead. What middleware set for the accept goes out too.
+        """
+        names = {name for name, value in headers}
+        for header in self.accept_headers:
+            if header[0] == b"set-cookie" or header[0] not in names:
+                headers.append(header)
+        self._end(1006, "")
+        with suppress(OSError):  # The client has left.
+            await self._send(
+                {"type": "websocket.http.response.start", "status": status, "headers": headers}
+            )
+            await self._send({"type": "websocket.http.response.body", "body": body})
+
+    @contextmanager
+    def running(self, tasks: asyncio.TaskGroup, deadline: asyncio.Timeout) -> Iterator[None]:
+        """Let `start()` use the group, and the end of the connection the deadline, for a block."""
+        self._tasks, self._deadline = tasks, deadline
+        try:
+            yield
+        finally:
+            self._tasks = self._deadline = None
+            for task in tuple(self._started or ()):
+                task.cancel()
+
+    async def stop_reading(self) -> None:
+        """Stop to read ahead, for good."""
+        if self._inbox is not None:
+            await self._inbox.stop()
+
+    # The log: one line when a socket opens, one when it closes, without the query string
+
+    def log_closed(self) -> None:
+        """Log the end of a connection that was accepted."""
+        if self._opened:
+            seconds = time.monotonic() - self._opened
+            counts = f"{self.messages_in} in, {self.messages_out} out"
+            self._log(f"{self.close_code or 1006} {seconds:.1f} s, {counts}")
+
+    def _log(self, what: str) -> None:
+        if logger.isEnabledFor(logging.INFO):
+            client = (self.scope.get("client") or ("-",))[0]
+            logger.info("WebSocket %s %s %s %s", quote(self.path), client, self.log_user(), what)
+
+    def log_user(self) -> str:
+        """Return the user's name for a line of the log, or a dash."""
+        user = getattr(self.request, "user", None)
+        name = str(user) if user is not None and user.is_authenticated else "-"
+        return name.encode("unicode_escape").decode("ascii")
+
+    # States and errors
+
+    def _check_receive(self) -> None:
+        if self._over:
+            raise self._disconnect()
+        if self.app_state is _CONNECTING and self.client_state is not _CONNECTING:
+            raise RuntimeError("Cannot receive a message before the connection is accepted.")
+
+    def _end(self, code: int, reason: str) -> None:
+        """Note how the connection ended, and give the view its grace to end too."""
+        self.app_state = State.DISCONNECTED
+        if self.close_code is None:
+            self.close_code = code
+            self.close_reason = reason
+        if self._deadline is not None and self._deadline.when() is None:
+            now = asyncio.get_running_loop().time()
+            self._deadline.reschedule(now + conf.DISCONNECT_GRACE)
+
+    def _lost(self) -> WebSocketDisconnect:
+        """What is left to receive may still be: the disconnect, and its code, come after it."""
+        self._end(1006, "")
+        return self._disconnect()
+
+    def _disconnect(self) -> WebSocketDisconnect:
+        return WebSocketDisconnect(self.close_code or 1006, self.close_reason)
+
+    def _unexpected(self, event: Event, wanted: str) -> Exception:
+        if event["type"] == ReceiveEvent.DISCONNECT:
+            return self._disconnect()
+        if event["type"] == ReceiveEvent.CONNECT:
+            return RuntimeError("Cannot receive a message before the connection is accepted.")
+        kind = "binary" if wanted == "text" else "text"
+        return InvalidMessage(f"Expected a {wanted} message, and got a {kind} one.", 1003)
+
+
+# RFC 6455, section 7.4, and the IANA registry of close codes, less those for local use.
+_SENDABLE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
+
+
+def _encode_header(header: tuple[bytes | str, bytes | str]) -> tuple[bytes, bytes]:
+    name, value = (part.encode("latin-1") if isinstance(part, str) else part for part in header)
+    if b"\n" in name + value or b"\r" in name + value:
+        raise ValueError(f"A header must not contain a line break: {header!r}.")
+    return name.lower(), value
+
+
+def _decode_json(data: str | bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage(f"Expected JSON, and got something else: {error}.", 1007) from error
+
+
+def _dump_json(data: Any, dumps: dict[str, Any]) -> str:
+    return json.dumps(data, **{"cls": DjangoJSONEncoder, **dumps}) if dumps else encode_json(data)
+
+
+async def _until_disconnect(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """A task that finds the client gone ends quietly: the view may still have messages to read."""
+    with suppress(WebSocketDisconnect):
+        await coroutine
+
+
+async def _until_left(receive: Callable[[], Awaitable[Any]]) -> AsyncIterator[Any]:
+    while True:
+        try:
+            message = await receive()
+        except WebSocketDisconnect:
+            return
+        yield message

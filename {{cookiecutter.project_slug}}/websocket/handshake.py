@@ -1,0 +1,227 @@
+"""The handshake as a Django request: through the middleware and the URLconf, to a socket view."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from io import BytesIO
+from typing import Any, Concatenate
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.base import BaseHandler
+from django.core.signals import request_started
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBadRequest,
+    HttpResponseForbidden,
+)
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.urls import ResolverMatch, set_urlconf
+from django.utils.http import is_same_domain
+from django.utils.log import log_response
+
+from websocket.connection import WebSocket
+from websocket.protocol import Receive, Scope, Send
+
+#: An async view, or what a decorator or `as_view()` made of one: called with a socket and with
+#: the URL's arguments, it returns a coroutine, or a response that refuses the handshake.
+SocketView = Callable[
+    Concatenate[WebSocket, ...], Coroutine[Any, Any, HttpResponseBase | None] | HttpResponseBase
+]
+
+_SCHEMES = {"ws": "http", "wss": "https"}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Handshake(ASGIRequest):
+    """The GET request with which a client asks for a WebSocket (RFC 6455, section 4.1)."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__({**scope, "method": "GET"}, BytesIO())
+        self.scope = scope
+        self.channel = (scope, receive, send)
+        self.switching: SwitchingProtocols | None = None
+
+    def _get_scheme(self) -> str:
+        # Not ws: is_secure(), and all that follows from it, knows only http and https.
+        return _SCHEMES[self.scope.get("scheme", "ws")]
+
+
+class SwitchingProtocols(HttpResponse):
+    """The response that lets a handshake through; middleware sees it as any other."""
+
+    status_code = 101
+
+    def __init__(self, socket: WebSocket, view: Coroutine[Any, Any, HttpResponseBase | None]):
+        super().__init__()
+        del self.headers["Content-Type"]
+        self.socket = socket
+        self.view = view
+
+
+class HandshakeHandler(BaseHandler):
+    """Runs handshakes through `settings.MIDDLEWARE`, in sync mode: one hop to a thread does all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load_middleware()
+
+    def handle(self, scope: Scope, receive: Receive, send: Send) -> HttpResponseBase:
+        """Return the response to a handshake: `SwitchingProtocols`, or one that refuses it."""
+        request_started.send(sender=self.__class__, scope=scope)
+        try:
+            request = Handshake(scope, receive, send)
+        except UnicodeDecodeError:
+            return HttpResponseBadRequest()
+        response = self.get_response(request)
+        response._handler_class = self.__class__  # type: ignore[attr-defined]
+        switching, request.switching = request.switching, None
+        if switching is not None and switching is not response:
+            switching.view.close()  # A middleware put another response in its place.
+        if not response.streaming:
+            response.close()  # Also sends request_finished, which forgets the URLconf.
+            set_urlconf(getattr(request, "urlconf", None))
+        return response
+
+    def resolve_request(self, request: HttpRequest) -> ResolverMatch:
+        """Resolve as Django does, and find nothing where a page's view stands."""
+        match = super().resolve_request(request)
+        if not hasattr(match.func, "socket_view"):
+            raise Http404(f"{request.path} is a page, and no socket.")
+        return match
+
+
+@functools.cache
+def get_handler() -> HandshakeHandler:
+    """Return the process's handler, with its middleware loaded."""
+    return HandshakeHandler()
+
+
+def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
+    """Make a Django view of a socket view.
+
+    It answers a handshake with 101 and the view, which is run once the middleware has finished;
+    a foreign Origin with 403; and a plain request with 426, or the console where DEBUG is on. It
+    is a sync view, and so allowed under ATOMIC_REQUESTS, and it calls the view in the handshake's
+    thread: of an async function that runs nothing yet, but a sync decorator may use the database.
+    """
+    if not callable(view) or isinstance(view, type):
+        hint = " Use its as_view()." if hasattr(view, "as_view") else ""
+        raise TypeError(f"A socket view is a callable that takes a socket, and not {view!r}.{hint}")
+
+    @functools.wraps(view)
+    def handshake(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not isinstance(request, Handshake):
+            return upgrade_required(request, view)
+        if not getattr(view, "origin_exempt", False) and not is_origin_allowed(request):
+            return forbid_origin(request)
+        socket = WebSocket(*request.channel)
+        socket.request = request
+        # Read now what the view will use, for in the event loop nothing may query.
+        if hasattr(request, "session"):
+            request.session.keys()
+        if hasattr(request, "user"):
+            bool(request.user)
+        response = view(socket, *args, **kwargs)
+        if isinstance(response, HttpResponseBase):
+            return response
+        if not asyncio.iscoroutine(response):
+            raise TypeError(f"The socket view {view!r} returned {response!r}: is it async?")
+        request.switching = SwitchingProtocols(socket, response)
+        return request.switching
+
+    # What wraps() copied of a view that is marked as async would make Django await this one.
+    for marker in ("_is_coroutine", "_is_coroutine_mark"):
+        handshake.__dict__.pop(marker, None)
+    handshake.socket_view = view  # type: ignore[attr-defined]
+    return handshake
+
+
+# Origin: browsers let any page open a socket to any site, and send the site's cookies with it
+
+
+def is_origin_allowed(request: HttpRequest) -> bool:
+    """Tell whether the page that asks for a socket may have one (RFC 6455, section 10.2).
+
+    Its origin (scheme, host and port) must be the request's own, or be listed in
+    CSRF_TRUSTED_ORIGINS, where `https://*.example.com` stands for all subdomains. A client that
+    sends no Origin is no browser, and is allowed.
+    """
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return True
+    asking = _parse_origin(origin)
+    if asking is None:
+        return False
+    if asking == _parse_origin(f"{request.scheme}://{request.get_host()}"):
+        return True
+    scheme, host, port = asking
+    for trusted in settings.CSRF_TRUSTED_ORIGINS:
+        parsed = _parse_origin(trusted.replace("://*.", "://."))
+        if parsed and (scheme, port) == (parsed[0], parsed[2]) and is_same_domain(host, parsed[1]):
+            return True
+    return False
+
+
+def _parse_origin(origin: str) -> tuple[str, str, int] | None:
+    """Split an origin into scheme, host and port; None for `null` and for garbage."""
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path or parts.username:
+        return None
+    return parts.scheme, parts.hostname, port or _DEFAULT_PORTS[parts.scheme]
+
+
+def forbid_origin(request: HttpRequest) -> HttpResponse:
+    """Refuse a handshake for its Origin, and log what would allow it."""
+    response = HttpResponseForbidden("Origin not allowed.", content_type="text/plain")
+    log_response(
+        "Forbidden (Origin %s is neither this host nor in CSRF_TRUSTED_ORIGINS): %s",
+        ascii(request.headers["Origin"]),
+        request.path,
+        response=response,
+        request=request,
+        logger=logging.getLogger("django.security.csrf"),
+    )
+    return response
+
+
+# A plain request to a socket's URL
+
+
+def upgrade_required(request: HttpRequest, view: SocketView) -> HttpResponse:
+    """Answer 426 (RFC 9110, section 15.5.22); where DEBUG is on, a browser gets the console."""
+    if not (settings.DEBUG and request.method == "GET" and request.accepts("text/html")):
+        return HttpResponse(
+            "This URL is a WebSocket's.",
+            content_type="text/plain",
+            headers={"Upgrade": "websocket"},
+            status=426,
+        )
+    nonce = secrets.token_urlsafe(16)
+    match = request.resolver_match
+    context = {
+        "docstring": (view.__doc__ or "").strip(),
+        "nonce": nonce,
+        "route": match.route if match else "",
+        "user": getattr(request, "user", None),
+        "view": f"{view.__module__}.{getattr(view, '__qualname__', type(view).__qualname__)}",
+    }
+    response = render(request, "websocket/console.html", context)
+    response["Cache-Control"] = "no-store"
+    response["Content-Security-Policy"] = (
+        f"default-src 'none'; base-uri 'none'; connect-src 'self'; form-action 'none'; "
+        f"img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
+    )
+    return response

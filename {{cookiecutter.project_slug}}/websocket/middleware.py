@@ -1,0 +1,226 @@
+"""The way of a connection: its handshake, its view, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from asgiref.sync import sync_to_async
+from django.core import signals
+from django.core.handlers.asgi import get_script_prefix
+from django.core.handlers.exception import response_for_exception
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.urls import set_script_prefix
+
+from websocket import conf
+from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
+from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler
+from websocket.protocol import Receive, Scope, Send
+from websocket.threads import close_idle_connections, shared_thread
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+logger = logging.getLogger("django.request")
+
+
+def websockets(app: Application) -> Application:
+    """Wrap an ASGI application: WebSockets go to their views in the URLconf, all else to `app`.
+
+    The lifespan is answered here, for Django knows none. Middleware is loaded at once, so that a
+    mistake in settings stops the server from starting, and not the first visitor.
+    """
+    get_handler()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            with shared_thread():
+                await connect(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await lifespan(receive, send)
+        else:
+            await app(scope, receive, send)
+
+    application.serves_websockets = True  # type: ignore[attr-defined]  # For websocket.checks.
+    return application
+
+
+async def lifespan(receive: Receive, send: Send) -> None:
+    """Answer the server's startup and shutdown (ASGI, "Lifespan protocol")."""
+    while True:
+        event = await receive()
+        await send({"type": f"{event['type']}.complete"})
+        if event["type"] == "lifespan.shutdown":
+            return
+
+
+async def connect(scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one connection, from its handshake to its end."""
+    set_script_prefix(get_script_prefix(scope))
+    response = await sync_to_async(get_handler().handle)(scope, receive, send)
+    if not isinstance(response, SwitchingProtocols):
+        await refuse(WebSocket(scope, receive, send), response)
+        return
+    socket, view = response.socket, response.view
+    socket.accept_headers = encode_headers(response)
+    del response  # It is not needed for as long as the socket is open.
+    with looked_after(socket):
+        try:
+            await finish(socket, *await run(socket, view))
+        finally:
+            await socket.stop_reading()
+            socket.log_closed()
+
+
+async def run(
+    socket: WebSocket, view: Awaitable[HttpResponseBase | None]
+) -> tuple[HttpResponseBase | None, list[Exception]]:
+    """Run a view and what it starts; return what it returned, and what was raised.
+
+    Once the connection is over, it has WEBSOCKET_DISCONNECT_GRACE seconds to end by itself.
+    """
+    result: HttpResponseBase | None = None
+    errors: list[Exception] = []
+    try:
+        async with asyncio.timeout(None) as deadline:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    with socket.running(tasks, deadline):
+                        try:
+                            result = await view
+                        except Exception as error:
+                            errors.append(error)
+            except* Exception as group:
+                errors.extend(group.exceptions)
+    except TimeoutError:
+        pass  # The deadline's own: those of views and tasks are in errors.
+    return result, errors
+
+
+async def finish(
+    socket: WebSocket, result: HttpResponseBase | None, errors: list[Exception]
+) -> None:
+    """Do with the connection what a view left undone, and report what went wrong."""
+    for error in errors:
+        if isinstance(error, WebSocketDisconnect):
+            continue
+        if isinstance(error, InvalidMessage):
+            logger.info("Invalid message: %s: %s", socket.path, error)
+            await hang_up(socket, error.code, str(error))
+        elif socket.app_state is State.CONNECTING:
+            await refuse(socket, await sync_to_async(respond)(socket.request, error))
+        else:
+            await sync_to_async(report)(socket, error)
+            await hang_up(socket, 1011)
+    if socket.app_state is State.CONNECTED:
+        await hang_up(socket, 1000)
+    elif socket.app_state is State.CONNECTING:
+        if result is None:
+            error = RuntimeError("The view returned without accepting or refusing its socket.")
+            result = await sync_to_async(respond)(socket.request, error)
+        await refuse(socket, result)
+
+
+async def hang_up(socket: WebSocket, code: int, reason: str = "") -> None:
+    """Close a connection, by force where its client does not read."""
+    try:
+        async with asyncio.timeout(conf.DISCONNECT_GRACE):
+            await socket.close(code, reason.encode()[:123].decode(errors="ignore"))
+    except TimeoutError:
+        socket.abort()
+
+
+def respond(request: HttpRequest, error: Exception) -> HttpResponseBase:
+    """Return Django's response to an exception: 404, 403, 400, or a 500 that it reports."""
+    try:
+        raise error
+    except Exception:
+        return response_for_exception(request, error)
+
+
+def report(socket: WebSocket, error: Exception) -> None:
+    """Report an exception after the accept as Django reports those of its views."""
+    try:
+        raise error
+    except Exception:
+        signals.got_request_exception.send(sender=HandshakeHandler, request=socket.request)
+        logger.exception(
+            "Internal Server Error: %s (%s)",
+            socket.path,
+            socket.log_user(),
+            extra={"request": socket.request, "status_code": 500},
+        )
+
+
+async def refuse(socket: WebSocket, response: HttpResponseBase) -> None:
+    """Answer a handshake with a response, or where the server cannot, with a plain 403.
+
+    (ASGI's extension "WebSocket Denial Response".)
+    """
+    try:
+        if "websocket.http.response" not in (socket.scope.get("extensions") or {}):
+            await socket.close()
+            return
+        if hasattr(response, "render"):
+            response = await sync_to_async(response.render)()
+        await socket.refuse(response.status_code, encode_headers(response), await read(response))
+        # uvicorn logs a false error unless it can note the end of the connection first.
+        await asyncio.sleep(0)
+    finally:
+        if response.streaming:
+            await sync_to_async(response.close)()
+
+
+async def read(response: Any) -> bytes:
+    """Return the whole body of a response, of whichever kind."""
+    if not response.streaming:
+        return bytes(response.content)
+    if getattr(response, "is_async", False):
+        return b"".join([chunk async for chunk in response])
+    return bytes(await sync_to_async(b"".join)(response.streaming_content))
+
+
+def encode_headers(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
+    """Return a response's headers and cookies as ASGI wants them."""
+    headers = [
+        (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()
+    ]
+    for cookie in response.cookies.values():
+        headers.append((b"set-cookie", cookie.OutputString().encode("ascii")))
+    return headers
+
+
+# One look a second at all open sockets, rather than a task or a timer for each
+
+_open_sockets: WeakKeyDictionary[asyncio.AbstractEventLoop, set[WebSocket]] = WeakKeyDictionary()
+
+
+@contextmanager
+def looked_after(socket: WebSocket) -> Iterator[None]:
+    """Read ahead for the socket while its view does not receive."""
+    loop = asyncio.get_running_loop()
+    if loop not in _open_sockets:
+        _open_sockets[loop] = set()
+        # In a context of its own, which keeps nothing of this connection's alive.
+        loop.call_later(1, look_after_all, loop, context=Context())
+    _open_sockets[loop].add(socket)
+    try:
+        yield
+    finally:
+        _open_sockets[loop].discard(socket)
+
+
+def look_after_all(loop: asyncio.AbstractEventLoop) -> None:
+    """Look after the open sockets of a loop, and after the database connections; then again."""
+    sockets = _open_sockets[loop]
+    for socket in sockets:
+        socket.look_after()
+    if close_idle_connections() or sockets:
+        loop.call_later(1, look_after_all, loop)
+    else:
+        del _open_sockets[loop]

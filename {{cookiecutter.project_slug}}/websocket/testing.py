@@ -1,0 +1,363 @@
+"""Sockets in tests: a client that needs no server, and a live server for browsers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from socket import socket as new_socket
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from django.conf import settings
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.core.signals import got_request_exception, setting_changed
+from django.db import connections
+from django.test import AsyncClient, TransactionTestCase, modify_settings
+from django.utils.module_loading import import_string
+
+from websocket.connection import WebSocketDisconnect
+from websocket.handshake import get_handler
+from websocket.middleware import Application
+from websocket.protocol import Event, Headers, Scope, SendEvent
+from websocket.threads import DatabaseThread
+
+T = TypeVar("T")
+
+#: Seconds that a test waits for what should come at once.
+TIMEOUT = 5.0
+
+
+def forget_middleware(*, setting: str, **kwargs: Any) -> None:
+    """Load the middleware anew for a test that overrides it."""
+    if setting in ("DEBUG", "MIDDLEWARE"):
+        get_handler.cache_clear()
+
+
+setting_changed.connect(forget_middleware)
+
+
+class HandshakeRefused(Exception):
+    """The handshake was answered with an HTTP response, as `connect` raises it."""
+
+    def __init__(self, status_code: int, headers: Headers, content: bytes) -> None:
+        super().__init__(f"The handshake was refused with status {status_code}.")
+        self.status_code = status_code
+        self.headers = headers
+        self.content = content
+
+
+@asynccontextmanager
+async def connect(
+    path: str,
+    *,
+    client: AsyncClient | None = None,
+    headers: Mapping[str, str] | None = None,
+    subprotocols: Iterable[str] = (),
+    user: Any = None,
+) -> AsyncIterator[ClientSocket]:
+    """Connect to a socket of the project, `settings.ASGI_APPLICATION`, as a client.
+
+    `path` may have a query string. Cookies are those of `client`, which also keeps what the
+    handshake sets; `user` is logged in first. The block's end closes the connection and waits for
+    the view to end. Raises `HandshakeRefused`; and what the view raised, with its traceback.
+    """
+    if user is not None:
+        client = client or AsyncClient()
+        await sync_to_async(client.force_login)(user)
+    socket = ClientSocket(_scope(path, client, headers or {}, list(subprotocols)))
+    got_request_exception.connect(socket.keep_error)
+    try:
+        await socket.open()
+        if client is not None:
+            for name, value in socket.raw_headers:
+                if name == b"set-cookie":
+                    client.cookies.load(value.decode())
+        yield socket
+        await socket.close()
+    except BaseException as error:
+        # Where the view failed, a test's own exception is mostly what came of that.
+        if socket.error is not None and isinstance(error, Exception):
+            raise socket.error from error
+        raise
+    finally:
+        await socket.stop()
+        got_request_exception.disconnect(socket.keep_error)
+    if socket.error is not None:
+        raise socket.error
+
+
+def _scope(
+    path: str, client: AsyncClient | None, headers: Mapping[str, str], subprotocols: list[str]
+) -> Scope:
+    path, _, query_string = path.partition("?")
+    fields = {"host": "testserver", **{name.lower(): value for name, value in headers.items()}}
+    if client is not None and client.cookies:
+        cookies = (f"{cookie.key}={cookie.coded_value}" for cookie in client.cookies.values())
+        fields.setdefault("cookie", "; ".join(cookies))
+    return {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "scheme": "ws",
+        "path": unquote(path),
+        "raw_path": path.encode(),
+        "query_string": query_string.encode(),
+        "root_path": "",
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in fields.items()],
+        "client": ("127.0.0.1", 0),
+        "server": ("testserver", 80),
+        "subprotocols": subprotocols,
+        "extensions": {"websocket.http.response": {}},
+    }
+
+
+class ClientSocket:
+    """The client's end of a connection, and the ASGI server between it and the project."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        #: The subprotocol and the headers of the accept.
+        self.subprotocol: str | None = None
+        self.raw_headers: list[tuple[bytes, bytes]] = []
+        #: How the connection was closed, whichever side did it.
+        self.close_code: int | None = None
+        self.close_reason = ""
+        #: What the view raised.
+        self.error: BaseException | None = None
+        self._to_view: asyncio.Queue[Event] = asyncio.Queue()
+        self._from_view: asyncio.Queue[Event] = asyncio.Queue()
+        self._accepted = False
+        self._refusal: Event | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the accept."""
+        return Headers({"headers": self.raw_headers})
+
+    # The client
+
+    async def send_text(self, data: str) -> None:
+        """Send a text message."""
+        self._receive_event({"type": "websocket.receive", "text": data})
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send a binary message."""
+        self._receive_event({"type": "websocket.receive", "bytes": data})
+
+    async def send_json(self, data: Any) -> None:
+        """Send a value as JSON in a text message."""
+        await self.send_text(json.dumps(data))
+
+    async def receive(self, timeout: float = TIMEOUT) -> str | bytes:
+        """Return the next message, str for text and bytes for binary.
+
+        Raises `TimeoutError` after `timeout` seconds, which the view does not notice, and
+        `WebSocketDisconnect` when the connection was closed.
+        """
+        if self.close_code is not None and self._from_view.empty():
+            raise WebSocketDisconnect(self.close_code, self.close_reason)
+        event = await self._wait(self._from_view.get(), timeout, "a message")
+        if event["type"] == SendEvent.CLOSE:
+            raise WebSocketDisconnect(event.get("code", 1000), event.get("reason") or "")
+        text: str | None = event.get("text")
+        return event["bytes"] if text is None else text
+
+    async def receive_text(self, timeout: float = TIMEOUT) -> str:
+        """Return the next message, which has to be text; raises as `receive` does."""
+        message = await self.receive(timeout)
+        assert isinstance(message, str), f"Expected a text message, got {message!r}."
+        return message
+
+    async def receive_bytes(self, timeout: float = TIMEOUT) -> bytes:
+        """Return the next message, which has to be binary; raises as `receive` does."""
+        message = await self.receive(timeout)
+        assert isinstance(message, bytes), f"Expected a binary message, got {message!r}."
+        return message
+
+    async def receive_json(self, timeout: float = TIMEOUT) -> Any:
+        """Return the value of the next message, JSON in text; raises as `receive` does."""
+        return json.loads(await self.receive_text(timeout))
+
+    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+        """Iterate over messages until the connection is closed."""
+        with suppress(WebSocketDisconnect):
+            while True:
+                yield await self.receive()
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection, as a client that leaves."""
+        if self.close_code is None:
+            self.close_code, self.close_reason = code, reason
+            self._receive_event({"type": "websocket.disconnect", "code": code, "reason": reason})
+
+    async def wait_closed(self, timeout: float = TIMEOUT) -> int:
+        """Wait until the view has ended, dropping what it still sends; return the close code."""
+        assert self._task is not None
+        await self._wait(asyncio.shield(self._task), timeout, "the view's end")
+        while not self._from_view.empty():
+            self._from_view.get_nowait()
+        return self.close_code or 1006
+
+    # The server
+
+    async def open(self) -> None:
+        """Run the application until it has answered the handshake."""
+        application: Application = import_string(settings.ASGI_APPLICATION)
+        self._receive_event({"type": "websocket.connect"})
+        serving = application(self.scope, self._to_view.get, self._send)
+        self._task = asyncio.ensure_future(serving)
+        answer = asyncio.ensure_future(self._from_view.get())
+        await asyncio.wait([answer, self._task], return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            answer.cancel()
+            await self._task  # Raises what the application raised.
+            raise AssertionError("The application ended without an answer to the handshake.")
+        if self._refusal is not None:
+            await self._task
+            refusal = self._refusal
+            self.raw_headers = refusal["headers"]
+            raise HandshakeRefused(refusal["status"], self.headers, refusal["body"])
+
+    async def stop(self) -> None:
+        """End the application, by force if need be."""
+        if self._task is None or self._task.done():
+            return
+        try:
+            await self.close()
+            await self._wait(asyncio.shield(self._task), TIMEOUT, "the view's end")
+        finally:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def keep_error(self, request: Any = None, **kwargs: Any) -> None:
+        """Keep an exception that was reported for this connection."""
+        if getattr(request, "scope", None) is self.scope:
+            self.error = sys.exc_info()[1]
+
+    def _receive_event(self, event: Event) -> None:
+        if event["type"] == "websocket.receive" and self.close_code is not None:
+            raise WebSocketDisconnect(self.close_code, self.close_reason)
+        self._to_view.put_nowait(event)
+
+    async def _send(self, event: Event) -> None:
+        """What the application calls to send an event."""
+        if self.close_code is not None:
+            raise ConnectionResetError("The connection is closed.")
+        kind = event["type"]
+        if kind == SendEvent.SEND and self._accepted:
+            self._from_view.put_nowait(event)
+        elif kind == SendEvent.ACCEPT and not self._accepted:
+            self._accepted = True
+            self.subprotocol = event.get("subprotocol")
+            self.raw_headers = list(event.get("headers") or ())
+            self._from_view.put_nowait(event)
+        elif kind == SendEvent.CLOSE and self._accepted:
+            self.close_code = event.get("code", 1000)
+            self.close_reason = event.get("reason") or ""
+            self._from_view.put_nowait(event)
+            self._to_view.put_nowait({**event, "type": "websocket.disconnect"})
+        elif kind == SendEvent.CLOSE:
+            # A server answers a close before the accept with an empty 403.
+            self._refuse({"status": 403, "headers": [], "body": b""})
+        elif kind == "websocket.http.response.start" and not self._accepted:
+            self._refusal = {**event, "body": b""}
+        elif kind == "websocket.http.response.body" and self._refusal is not None:
+            self._refusal["body"] += event.get("body", b"")
+            if not event.get("more_body"):
+                self._refuse(self._refusal)
+        else:
+            raise RuntimeError(f"The server does not expect {kind!r} now.")
+
+    def _refuse(self, refusal: Event) -> None:
+        self._refusal = refusal
+        self.close_code = 1006
+        self._from_view.put_nowait(refusal)
+        self._to_view.put_nowait({"type": "websocket.disconnect", "code": 1006})
+
+    async def _wait(self, awaitable: Awaitable[T], timeout: float, what: str) -> T:
+        try:
+            return await asyncio.wait_for(awaitable, timeout)
+        except TimeoutError:
+            raise TimeoutError(f"Waited {timeout:g} s for {what}.") from None
+
+
+class ASGILiveServerTestCase(TransactionTestCase):
+    """A test case with the project under uvicorn in a thread, for browsers and other clients.
+
+    `live_server_url` is its address. It serves pages, static files and sockets; its sync code runs
+    in one thread, which sees the database that the tests use.
+    """
+
+    host = "127.0.0.1"
+    live_server_url: str
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        allowed = modify_settings(ALLOWED_HOSTS={"append": cls.host})
+        allowed.enable()
+        cls.addClassCleanup(allowed.disable)
+        server = LiveServer(cls.host)
+        cls.addClassCleanup(server.stop)
+        cls.live_server_url = f"http://{cls.host}:{server.port}"
+
+
+class LiveServer:
+    """The project under uvicorn, in a thread, until `stop()`."""
+
+    def __init__(self, host: str) -> None:
+        import uvicorn  # Tests without a live server need none.
+
+        application = ASGIStaticFilesHandler(import_string(settings.ASGI_APPLICATION))
+        self.executor = DatabaseThread(0)
+        context = ThreadSensitiveContext()
+        SyncToAsync.context_to_thread_executor[context] = self.executor
+        # A database in memory is its connection: the server's thread uses the tests'.
+        self.shared = {
+            connection.alias: connection
+            for connection in connections.all()
+            if connection.vendor == "sqlite" and connection.is_in_memory_db()  # type: ignore[attr-defined]
+        }
+        for connection in self.shared.values():
+            connection.inc_thread_sharing()
+        self.executor.submit(self._share_connections).result()
+
+        async def serve(scope: Scope, receive: Any, send: Any) -> None:
+            SyncToAsync.thread_sensitive_context.set(context)
+            await application(scope, receive, send)
+
+        self.listener = new_socket()
+        self.listener.bind((host, 0))
+        self.port: int = self.listener.getsockname()[1]
+        started = threading.Event()
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: Any = None) -> None:
+                await super().startup(sockets)
+                started.set()
+
+        self.server = Server(
+            uvicorn.Config(serve, log_level="warning", timeout_graceful_shutdown=1)
+        )
+        self.thread = threading.Thread(target=self.server.run, args=([self.listener],), daemon=True)
+        self.thread.start()
+        assert started.wait(TIMEOUT), "The live server did not start."
+
+    def _share_connections(self) -> None:
+        for alias, connection in self.shared.items():
+            connections[alias] = connection
+
+    def stop(self) -> None:
+        """Stop the server and wait for it."""
+        self.server.should_exit = True
+        self.thread.join()
+        self.executor.submit(connections.close_all).result()
+        self.executor.shutdown()
+        for connection in self.shared.values():
+            connection.dec_thread_sharing()
