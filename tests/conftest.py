@@ -1,0 +1,291 @@
+"""What the template's tests share: rendered projects, their environments, and real servers."""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cookiecutter.main import cookiecutter
+
+TEMPLATE = Path(__file__).resolve().parent.parent
+
+# What would make a rendered project behave otherwise on one machine than on another.
+FOREIGN = re.compile(
+    r"ALLOWED_HOSTS|CI$|CONN_MAX_AGE|CSRF_|DATABASE_URL|DEBUG|DJANGO_|PYTEST_|PYTHON|REDIS_URL"
+    r"|SECRET_KEY|SECURE_|VIRTUAL_ENV|WEBSOCKET_"
+)
+
+
+# --- in CI, a test that is skipped is a test that is missing -----------------------------------
+
+
+def fail_instead_of_skipping(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"In CI every test runs, but this one was to be left out: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    report = yield
+    fail_instead_of_skipping(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    report = yield
+    fail_instead_of_skipping(report)
+    return report
+
+
+# --- commands ----------------------------------------------------------------------------------
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """Return this process's environment without what steers Python, Django or the tests."""
+    return {key: value for key, value in os.environ.items() if not FOREIGN.match(key)} | extra
+
+
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; where it fails, the test fails with all that it printed."""
+    options = {
+        "capture_output": True,
+        "check": True,
+        "encoding": "utf-8",
+        "env": clean_environment(),
+        "stdin": None if "input" in options else subprocess.DEVNULL,
+        **options,
+    }
+    check = options.pop("check")
+    if options["stdin"] is None:
+        del options["stdin"]
+    result = subprocess.run([str(part) for part in command], **options)
+    if check and result.returncode:
+        pytest.fail(
+            f"{result.args} exited {result.returncode}:\n{result.stdout}\n{result.stderr}",
+            pytrace=False,
+        )
+    return result
+
+
+def make_venv(path: Path) -> Path:
+    """Make an empty virtual environment with pip and return its Python."""
+    run(sys.executable, "-m", "venv", path)
+    return path / "bin" / "python"
+
+
+# --- rendering ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as a fresh clone has it: without what tools leave behind."""
+    leftovers = shutil.ignore_patterns(
+        *("*_cache", ".git", ".hypothesis", ".venv", "__pycache__", "demo", "node_modules")
+    )
+    path = tmp_path_factory.mktemp("clone") / "template"
+    return Path(shutil.copytree(TEMPLATE, path, ignore=leftovers))
+
+
+@pytest.fixture(scope="session")
+def cookiecutter_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration that leaves the home directory as it is."""
+    home = tmp_path_factory.mktemp("cookiecutter")
+    config = home / "config.yaml"
+    config.write_text(f"cookiecutters_dir: '{home}'\nreplay_dir: '{home}'\n")
+    return config
+
+
+@pytest.fixture(scope="session")
+def render(
+    cookiecutter_config: Path, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """A function that renders the template with the answers given and returns the project."""
+
+    def render(**answers: str) -> Path:
+        # An answer that is not typed is itself rendered: a Jinja literal stands for any text.
+        literals = {name: f"{{{{ {answer!a} }}}}" for name, answer in answers.items()}
+        project = cookiecutter(
+            str(template),
+            no_input=True,
+            config_file=str(cookiecutter_config),
+            extra_context=literals,
+            output_dir=str(tmp_path_factory.mktemp("rendered")),
+        )
+        return Path(project)
+
+    return render
+
+
+@dataclass(frozen=True)
+class Project:
+    """A rendered project and the virtual environment that it is installed in."""
+
+    path: Path
+    python: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        paths = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
+        return clean_environment(PATH=paths, VIRTUAL_ENV=str(self.python.parent.parent))
+
+    def run(self, *args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run the project's Python in the project's folder."""
+        return run(self.python, *args, **{"cwd": self.path, "env": self.env, **options})
+
+    def copy(self, path: Path) -> "Project":
+        """Return the same project in another folder, for a test that edits it."""
+        return Project(shutil.copytree(self.path, path), self.python)
+
+
+@pytest.fixture(scope="session")
+def project(render: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project of the default answers, installed and migrated as its README says."""
+    project = Project(render(), make_venv(tmp_path_factory.mktemp("project") / "venv"))
+    project.run("-m", "pip", "install", "--quiet", "-e", ".[dev]")
+    project.run("manage.py", "migrate")
+    return project
+
+
+@pytest.fixture
+def workshop(project: Project, tmp_path: Path) -> Project:
+    """A copy of the project, free to be edited."""
+    return project.copy(tmp_path / "workshop")
+
+
+# --- servers -----------------------------------------------------------------------------------
+
+
+class Server:
+    """A real uvicorn, its log, and the ways in which a server can go away."""
+
+    def __init__(self, project: Project, args: tuple[str, ...], env: dict[str, str]) -> None:
+        self.project = project
+        self.args = args
+        self.env = {**project.env, "PYTHONUNBUFFERED": "1", **env}
+        self.lines: list[str] = []
+        self.news = threading.Condition()
+        # Outside the range from which the system hands out ports: nothing else takes it meanwhile.
+        while True:
+            self.port = random.randrange(10_000, 30_000)
+            if self.start():
+                break
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def start(self) -> bool:
+        """Return once the server answers; False where its port was taken."""
+        already = self.log().count("Application startup complete.")
+        self.process = subprocess.Popen(
+            [
+                *(str(self.project.python), "-m", "uvicorn", "project.asgi:application"),
+                *("--port", str(self.port)),
+                *self.args,
+            ],
+            cwd=self.project.path,
+            encoding="utf-8",
+            env=self.env,
+            start_new_session=True,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        self.reader = threading.Thread(target=self.read_log, args=[self.process], daemon=True)
+        self.reader.start()
+        self.wait_for("Application startup complete.", "address already in use", times=already + 1)
+        if "address already in use" in self.log():
+            self.kill()
+            self.lines.clear()
+            return False
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                return True
+            except ConnectionRefusedError:
+                # The log says "complete" an instant before the socket listens.
+                assert time.monotonic() < deadline, self.log()
+                time.sleep(0.01)
+
+    def read_log(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout:
+            with self.news:
+                self.lines.append(line)
+                self.news.notify_all()
+        with self.news:
+            self.news.notify_all()
+
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, *texts: str, times: int = 1, timeout: float = 20) -> None:
+        """Wait until one of the texts has been logged so many times."""
+
+        def logged() -> bool:
+            return any(self.log().count(text) >= times for text in texts)
+
+        with self.news:
+            self.news.wait_for(lambda: logged() or not self.reader.is_alive(), timeout)
+        assert logged(), f"{texts} not logged {times} times within {timeout} s:\n{self.log()}"
+
+    def stop(self, timeout: float = 5) -> None:
+        """Ask the server to stop, as a process manager does, and see it gone within seconds."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"still there {timeout} s after SIGTERM:\n{self.log()}", pytrace=False)
+        self.reader.join(timeout)
+
+    def kill(self) -> None:
+        """Take the server away without a word to its clients."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.reader.join(5)
+
+    def restart(self) -> None:
+        """Serve again on the same port."""
+        if self.process.poll() is None:
+            self.stop()
+        assert self.start(), f"port {self.port} was taken meanwhile"
+
+
+@pytest.fixture
+def serve(project: Project) -> Iterator[Callable[..., Server]]:
+    """A function that serves a project with uvicorn; no server's log may show a traceback."""
+    servers: list[Server] = []
+
+    def serve(*args: str, env: dict[str, str] | None = None, path: Path | None = None) -> Server:
+        server = Server(Project(path or project.path, project.python), args, env or {})
+        servers.append(server)
+        return server
+
+    yield serve
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop()
+        server.kill()
+    for server in servers:
+        assert "Traceback" not in server.log(), server.log()

@@ -1,0 +1,84 @@
+"""The rendered project: its own tests, its management commands, its production settings."""
+
+import secrets
+import sys
+
+import pytest
+from conftest import Project, clean_environment, run
+
+PRODUCTION = {
+    "ALLOWED_HOSTS": "example.com",
+    "DEBUG": "false",
+    "SECRET_KEY": secrets.token_urlsafe(50),
+    "SECURE_PROXY_SSL_HEADER": "X-Forwarded-Proto",
+}
+
+
+def test_the_projects_own_tests_pass_in_an_environment_of_its_own(project: Project) -> None:
+    assert " passed" in project.run("-m", "pytest").stdout
+
+
+def test_the_projects_own_tests_pass_without_its_env_file(workshop: Project) -> None:
+    # As its GitHub workflow runs them: .env is not in the repository.
+    (workshop.path / ".env").unlink()
+    env = {**workshop.env, "DEBUG": "true", "SECRET_KEY": "for-tests-only"}
+    assert " passed" in workshop.run("-m", "pytest", env=env).stdout
+
+
+def test_uv_runs_the_projects_own_tests(workshop: Project) -> None:
+    env = clean_environment(UV_PYTHON=sys.executable, UV_PYTHON_DOWNLOADS="never")
+    uv = (sys.executable, "-m", "uv", "run", "--extra", "dev")
+    assert " passed" in run(*uv, "pytest", cwd=workshop.path, env=env).stdout
+
+
+def test_django_finds_nothing_to_say_about_the_project(project: Project) -> None:
+    result = project.run("manage.py", "check", "--fail-level", "DEBUG")
+    assert "no issues (0 silenced)" in result.stdout
+
+
+def test_the_migrations_are_up_to_date_with_the_models(workshop: Project) -> None:
+    workshop.run("manage.py", "makemigrations", "--check", "--dry-run")
+    workshop.run("manage.py", "migrate", "--check")
+
+
+def test_django_finds_nothing_to_say_about_production(workshop: Project) -> None:
+    (workshop.path / ".env").unlink()
+    result = workshop.run(
+        *("manage.py", "check", "--deploy", "--fail-level", "DEBUG"),
+        env={**workshop.env, **PRODUCTION},
+    )
+    assert "no issues (0 silenced)" in result.stdout
+
+
+@pytest.mark.parametrize("debug", [{}, {"DEBUG": "false"}], ids=["unset", "off"])
+def test_without_a_secret_key_only_debug_lets_the_project_start(
+    workshop: Project, debug: dict[str, str]
+) -> None:
+    (workshop.path / ".env").unlink()
+    result = workshop.run("manage.py", "check", env={**workshop.env, **debug}, check=False)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert "ImproperlyConfigured: " in last
+    assert "SECRET_KEY" in last
+    workshop.run("manage.py", "check", env={**workshop.env, "DEBUG": "true"})
+
+
+def test_the_environment_wins_over_the_env_file(workshop: Project) -> None:
+    show = ("manage.py", "shell", "-c", "from django.conf import settings as s; print(s.DEBUG)")
+    assert workshop.run(*show).stdout.splitlines()[-1] == "True"
+    env = {**workshop.env, "DEBUG": "false"}
+    assert workshop.run(*show, env=env).stdout.splitlines()[-1] == "False"
+
+
+def test_no_formatter_moves_an_import_before_the_settings_are_named(workshop: Project) -> None:
+    asgi = workshop.path / "project" / "asgi.py"
+    before = asgi.read_text()
+    asgi.write_text(before.replace("  # noqa: E402", ""))
+    ruff = ("-m", "ruff", "check", "--no-cache", "--fix", "--unsafe-fixes", "--exit-zero")
+    workshop.run(*ruff, "--select", "ALL", "--ignore", "D", asgi)
+    workshop.run("-m", "ruff", "format", "--no-cache", asgi)
+    workshop.run("-c", "import project.asgi")
+
+
+def test_the_application_starts_whatever_imports_it(workshop: Project) -> None:
+    workshop.run("-W", "error", "-c", "import project.asgi", cwd=workshop.path)

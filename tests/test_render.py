@@ -1,0 +1,244 @@
+"""What the template renders: which files, with which text, and as clean as a linter can tell."""
+
+import ast
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import TEMPLATE, Project, run
+from markdown_it import MarkdownIt
+
+PATHS = """
+.editorconfig
+.env
+.env.example
+.github/workflows/tests.yml
+.gitignore
+README.md
+manage.py
+project/__init__.py
+project/asgi.py
+project/settings.py
+project/urls.py
+pyproject.toml
+users/__init__.py
+users/admin.py
+users/apps.py
+users/migrations/0001_initial.py
+users/migrations/__init__.py
+users/models.py
+users/static/users/favicon.svg
+users/static/users/index.css
+users/static/users/index.js
+users/static/users/site.css
+users/templates/index.html
+users/tests/__init__.py
+users/views.py
+websocket/__init__.py
+websocket/apps.py
+websocket/checks.py
+websocket/conf.py
+websocket/connection.py
+websocket/handshake.py
+websocket/inbox.py
+websocket/middleware.py
+websocket/protocol.py
+websocket/static/websocket/client.js
+websocket/templates/websocket/console.html
+websocket/testing.py
+websocket/tests/__init__.py
+websocket/threads.py
+websocket/urls.py
+websocket/views.py
+"""
+
+# Text that means something else to TOML, to Python, to Markdown, to HTML, to Jinja or to a shell.
+NASTY = {
+    "apostrophe": "Anna's site",
+    "backslash at the end": "C:\\",
+    "chinese": "\u6211\u7684\u7f51\u7ad9",
+    "control characters": "bell \x07 escape \x1b delete \x7f",
+    "curly quotes": "Anna\u2019s \u201csite\u201d \u2013 the best",
+    "cyrillic": "\u041c\u043e\u0439 \u043f\u0440\u043e\u0435\u043a\u0442, my \u0441ite",
+    "dollar and hash": "# ${HOME} $(id) `id` %s {0} #: if #: # jinja: if",
+    "double quotes": 'the "best" site',
+    "emoji": "\U0001f680 rockets \U0001f469\u200d\U0001f680",
+    "escapes": "\\n \\x41 \\N{BULLET} \\\\",
+    "html": "<script>alert('1')</script> &amp; <b>",
+    "jinja block": "{% raise %} {% endraw %} {# gone #}",
+    "jinja expression": "{{ cookiecutter.project_slug }} {{ 7 * 7 }}",
+    "long": "A very long name " + "that goes on and on " * 10 + "to the end",
+    "markdown": "[a](b) ![c](d) *e* _f_ ~~g~~ | h > i - j + k 1. l `m` <http://n> &copy;",
+    "newlines": "first\nsecond\r\nthird\tfourth\u2028fifth",
+    "setext heading": "one\n===\ntwo\n---",
+    "triple quotes": '""" \'\'\' """\\',
+}
+
+
+def files(project: Path) -> list[str]:
+    paths = (path for path in project.rglob("*") if path.is_file())
+    return sorted(path.relative_to(project).as_posix() for path in paths)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_exactly_these_files_are_rendered(render: Callable[..., Path]) -> None:
+    assert "\n".join(files(render())) == PATHS.strip()
+
+
+def test_nothing_of_the_template_is_left_in_the_project(render: Callable[..., Path]) -> None:
+    project = render()
+    for path in files(project):
+        text = (project / path).read_text(encoding="utf-8")
+        assert "cookiecutter." not in path + text, path
+        assert not re.search(r"^\s*# jinja:", text, re.MULTILINE), path
+        if not path.endswith((".html", ".yml")):
+            assert not re.search(r"{{|{%|{#", text), path
+
+
+def test_the_same_answers_give_the_same_bytes_but_for_the_secrets(
+    render: Callable[..., Path],
+) -> None:
+    first, second = render(), render()
+    for path in files(first):
+        same = (first / path).read_bytes() == (second / path).read_bytes()
+        assert same == (path != ".env"), path
+        assert (first / path).stat().st_mode == (second / path).stat().st_mode, path
+    assert files(first) == files(second)
+
+
+class Text(HTMLParser):
+    """The tags of a page, and the text of its title."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.title = ""
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["title"]:
+            self.title += data
+
+
+@cache
+def index_page(path: Path, python: Project) -> Text:
+    get = (
+        "import django, sys; django.setup()\n"
+        "from django.test import Client\n"
+        "sys.stdout.buffer.write(Client().get('/', HTTP_HOST='localhost').content)"
+    )
+    env = {**python.env, "DJANGO_SETTINGS_MODULE": "project.settings"}
+    return Text(python.run("-c", get, cwd=path, env=env).stdout)
+
+
+def check_text(project: Path, python: Project, text: str) -> None:
+    """Check that the text that was typed is the text that each of the files holds."""
+    pyproject = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    assert pyproject["project"]["description"] == one_line(text)
+
+    settings = ast.parse((project / "project" / "settings.py").read_bytes())
+    (name,) = [
+        ast.literal_eval(node.value)
+        for node in settings.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PROJECT_NAME"
+    ]
+    assert name == text
+
+    tokens = MarkdownIt().parse((project / "README.md").read_text(encoding="utf-8"))
+    assert [token.type for token in tokens[:3]] == ["heading_open", "inline", "heading_close"]
+    assert tokens[0].tag == "h1"
+    assert {child.type for child in tokens[1].children} <= {"text", "text_special"}
+    assert "".join(child.content for child in tokens[1].children) == one_line(text)
+
+    page = index_page(project, python)
+    assert page.tags == index_page(python.path, python).tags
+    assert one_line(text) in one_line(page.title)
+
+    # The files that the text is in; what the rest looks like, another test says once.
+    ruff = ("-m", "ruff", "check", "--no-cache", "project", "pyproject.toml")
+    python.run(*ruff, cwd=project)
+    ruff = ("-m", "ruff", "format", "--no-cache", "--check", "project", "README.md")
+    python.run(*ruff, cwd=project)
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY.keys())
+def test_free_text_means_the_same_text_wherever_it_lands(
+    render: Callable[..., Path], project: Project, text: str
+) -> None:
+    rendered = render(project_name=text, project_slug="nasty", description=text)
+    check_text(rendered, project, text)
+
+
+def test_text_typed_at_the_prompts_means_the_same_text(
+    template: Path, cookiecutter_config: Path, project: Project, tmp_path: Path
+) -> None:
+    text = 'Anna\'s "best" {{ 7 * 7 }} {% if %} {# # jinja: # <b> [/] [bold] \U0001f680 \\'
+    command = (sys.executable, "-m", "cookiecutter", template, "-o", tmp_path)
+    run(*command, "--config-file", cookiecutter_config, input=f"{text}\nnasty\n{text}\n")
+    check_text(tmp_path / "nasty", project, text)
+
+
+def test_pip_installs_a_project_whose_description_is_nasty(
+    render: Callable[..., Path], project: Project, tmp_path: Path
+) -> None:
+    text = "\n".join(NASTY.values())
+    rendered = render(project_name=text, project_slug="nasty", description=text)
+    run(
+        *(sys.executable, "-m", "uv", "pip", "install", "--python", project.python, "--no-deps"),
+        *("--target", tmp_path, rendered),
+    )
+    (metadata,) = tmp_path.glob("nasty-*.dist-info/METADATA")
+    assert f"\nSummary: {one_line(text)}\n" in metadata.read_text(encoding="utf-8")
+
+
+def test_the_rendered_code_is_clean(render: Callable[..., Path], project: Project) -> None:
+    rendered = render()
+    for check in (
+        ("-m", "ruff", "check", "--no-cache", "."),
+        ("-m", "ruff", "format", "--no-cache", "--check", "."),
+        ("-m", "mypy", "--cache-dir", os.devnull, "."),
+        ("-W", "error", "-m", "compileall", "-q", "-f", "."),
+    ):
+        project.run(*check, cwd=rendered)
+
+
+def test_the_code_is_clean_before_it_is_rendered() -> None:
+    for check in (("check",), ("format", "--check")):
+        run(sys.executable, "-m", "ruff", *check, "--no-cache", TEMPLATE)
+    for path in TEMPLATE.glob("{{cookiecutter.project_slug}}/**/*.py"):
+        compile(path.read_bytes(), path, "exec")
+
+
+def test_git_ignores_what_is_made_on_this_machine_and_nothing_else(
+    render: Callable[..., Path],
+) -> None:
+    project = render()
+    run("git", "init", "--quiet", cwd=project)
+    made = [".venv/bin/python", "db.sqlite3", "staticfiles/a.css", "users/__pycache__/a.pyc"]
+    for path in made:
+        (project / path).parent.mkdir(parents=True, exist_ok=True)
+        (project / path).touch()
+    # The excludes of the project alone, not those of whoever runs the tests.
+    ignored = run(
+        *("git", "ls-files", "--others", "--ignored", "--exclude-per-directory=.gitignore"),
+        cwd=project,
+    )
+    assert ignored.stdout.split() == sorted([".env", *made])
