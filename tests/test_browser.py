@@ -1,0 +1,642 @@
+"""The pages and the reconnecting client in a real browser, Chromium, against real servers."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+# A test that is left out fails in CI: conftest.py sees to that.
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here.")
+
+NASTY = """<img src=x onerror="alert('gotcha')"> & <b>bold</b>"""
+
+PRODUCTION = {
+    "ALLOWED_HOSTS": "127.0.0.1,localhost",
+    "DEBUG": "false",
+    "SECRET_KEY": "a-key-for-the-tests-that-is-long-enough-for-all-of-django's-checks",
+    "SECURE_SSL_REDIRECT": "false",
+}
+
+# What a project's own views would do: they take the place of the template's echo.
+OBEDIENT_VIEWS = '''
+
+async def echo(socket):
+    """Close as the client says ("close 1008 because"), refuse as its URL says, echo all else."""
+    if "refuse" in socket.query_params:
+        return await socket.close()
+    await socket.accept(socket.subprotocols[0] if socket.subprotocols else None)
+    if "close" in socket.query_params:
+        return await socket.close(int(socket.query_params["close"]))
+    async for message in socket:
+        if isinstance(message, str) and message.startswith("close "):
+            _, code, reason = message.split(" ", 2)
+            return await socket.close(int(code), reason)
+        await socket.send_message(message.encode() if message == "bytes" else message)
+'''
+
+BLANK_PAGE = """
+from django.http import HttpResponse
+
+urlpatterns += [path("blank/", lambda request: HttpResponse("<link rel=icon href='data:,'>"))]
+"""
+
+STRICT_MIDDLEWARE = """
+def strict(get_response):
+    def middleware(request):
+        response = get_response(request)
+        response["Content-Security-Policy"] = "default-src 'self'"
+        return response
+
+    return middleware
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium. Not for the session: while Playwright runs, no other test can run asyncio."""
+    quiet = (
+        *("--disable-background-networking", "--disable-component-update", "--disable-gpu"),
+        *("--disable-sync", "--no-first-run", "--no-sandbox"),
+    )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the browser complained about: errors, dialogs, missing files, foreign hosts."""
+    return []
+
+
+@pytest.fixture
+def open_page(browser: Browser, complaints: list[str]) -> Iterator[Callable[..., Page]]:
+    """A function that opens a URL; but for sockets that are lost, nothing may go wrong on it."""
+    contexts = []
+
+    def open_page(url: str, *, still: bool = False, **options) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        note_complaints(page, complaints)
+        if still:
+            # Time stands still on the page unless the test moves it, and chance is no more.
+            page.add_init_script("Math.random = () => 1")
+            page.clock.install(time=0)
+            page.clock.pause_at(1_000)
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [text for text in complaints if not text.startswith("WebSocket connection to")] == []
+
+
+def note_complaints(page: Page, complaints: list[str]) -> None:
+    def note_console(message) -> None:
+        # Django's admin names no icon, so the browser looks for one where there is none.
+        if message.type == "error" and not message.location["url"].endswith("/favicon.ico"):
+            complaints.append(message.text)
+
+    def note_dialog(dialog) -> None:
+        complaints.append(dialog.message)
+        dialog.dismiss()
+
+    def note_request(request) -> None:
+        if not request.url.startswith(("http://127.0.0.1:", "data:")):
+            complaints.append(f"a foreign host: {request.url}")
+
+    def note_response(response) -> None:
+        if response.status >= 400:
+            complaints.append(f"{response.status} {response.url}")
+
+    page.on("console", note_console)
+    page.on("dialog", note_dialog)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", note_request)
+    page.on("response", note_response)
+
+
+@pytest.fixture
+def obedient(serve, workshop):
+    """A server whose echo view also closes as the client says."""
+    with open(workshop.path / "users/views.py", "a") as file:
+        file.write(OBEDIENT_VIEWS)
+    with open(workshop.path / "project/urls.py", "a") as file:
+        file.write(BLANK_PAGE)
+    return serve(path=workshop.path)
+
+
+@pytest.fixture
+def client(obedient, open_page) -> Page:
+    """A page with nothing on it but `connect(...)`, which makes a client and notes its events."""
+    page = open_page(f"{obedient.url}/blank/", still=True)
+    page.evaluate(
+        """async () => {
+            const { ReconnectingWebSocket } = await import("/static/websocket/client.js");
+            window.ReconnectingWebSocket = ReconnectingWebSocket;
+            window.connect = (...args) => {
+                window.events = [];
+                window.socket = new ReconnectingWebSocket(...args);
+                for (const type of ["open", "message", "error", "close", "reconnecting"])
+                    socket.addEventListener(type, (event) => events.push(event));
+            };
+            window.count = (type) => events.filter((event) => event.type === type).length;
+            window.nameOfError = (action) => {
+                try { action() } catch (error) { return error.name }
+            };
+            window.delays = () => events.filter((event) => event.type === "reconnecting")
+                .map((event) => event.detail.delay);
+        }"""
+    )
+    return page
+
+
+def state(page: Page):
+    return page.get_by_role("status")
+
+
+def log(page: Page):
+    return page.get_by_role("log")
+
+
+def say(page: Page, text: str) -> None:
+    """Type a message and send it, with the keyboard alone."""
+    page.get_by_role("textbox", name="Message").fill(text)
+    page.get_by_role("textbox", name="Message").press("Enter")
+
+
+# --- the index page ----------------------------------------------------------------------------
+
+
+def test_the_page_sends_a_hello_every_second_and_shows_what_comes_back(serve, open_page):
+    page = open_page(serve().url, still=True)
+    expect(state(page)).to_have_text("Connected")
+    for count in ("1", "2", "3"):
+        page.clock.run_for(1_000)
+        expect(page.locator("#beat-count")).to_have_text(count)
+    expect(page.locator("#beat-text")).to_have_text("hello")
+
+
+def test_the_page_shows_what_the_visitor_typed_as_text(serve, open_page):
+    page = open_page(serve().url)
+    expect(state(page)).to_have_text("Connected")
+    say(page, "Hello from the browser!")
+    expect(log(page).locator("p")).to_have_count(1)
+    say(page, NASTY)
+    expect(log(page).locator("p")).to_have_count(2)
+    expect(log(page).locator(".log-text").last).to_have_text(NASTY)
+    expect(page.locator("img, b")).to_have_count(0)
+    expect(page.get_by_role("textbox", name="Message")).to_have_value("")
+    if os.environ.get("SCREENSHOTS"):
+        take_screenshot(page)
+
+
+def test_a_screen_reader_hears_what_the_visitor_typed_and_not_each_hello(serve, open_page):
+    page = open_page(serve().url, still=True)
+    expect(state(page)).to_have_text("Connected")
+    page.clock.run_for(3_000)
+    expect(page.locator("#beat-count")).to_have_text("3")
+    say(page, "hello")
+    expect(log(page).locator(".log-text")).to_have_text(["hello"])
+    assert page.locator("#beats").get_attribute("aria-hidden") == "true"
+
+
+def test_the_log_keeps_the_last_hundred_messages(serve, open_page):
+    page = open_page(serve().url)
+    expect(state(page)).to_have_text("Connected")
+    for number in range(105):
+        say(page, f"message {number}")
+    texts = log(page).locator(".log-text")
+    expect(texts.last).to_have_text("message 104")
+    expect(texts.first).to_have_text("message 5")
+    expect(texts).to_have_count(100)
+    expect(texts.last).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("leave", ["kill", "stop"])
+def test_the_page_is_connected_again_after_the_server_was_lost(serve, open_page, leave):
+    server = serve()
+    page = open_page(server.url)
+    expect(state(page)).to_have_text("Connected")
+    getattr(server, leave)()
+    expect(state(page)).to_have_text("Reconnecting")
+    expect(page.locator("#state-detail")).to_have_text(re.compile(r"in \d+ s|now"))
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    server.restart()
+    expect(state(page)).to_have_text("Connected", timeout=30_000)
+    say(page, "still here")
+    expect(log(page)).to_contain_text("still here")
+
+
+@pytest.mark.parametrize("code", [1000, 1008, 3000, 3003])
+def test_the_page_does_not_come_back_after_a_close_that_says_so(obedient, open_page, code):
+    page = open_page(obedient.url, still=True)
+    expect(state(page)).to_have_text("Connected")
+    say(page, f"close {code} because")
+    expect(state(page)).to_have_text("Closed")
+    expect(page.locator("#state-detail")).to_have_text(f"{code} because")
+    page.clock.run_for(600_000)
+    expect(state(page)).to_have_text("Closed")
+    assert obedient.log().count('"WebSocket /ws/"') == 1
+
+
+def test_the_page_works_under_a_strict_content_security_policy(
+    serve, workshop, open_page, complaints
+):
+    (workshop.path / "project/strict.py").write_text(STRICT_MIDDLEWARE)
+    with open(workshop.path / "project/settings.py", "a") as file:
+        file.write('MIDDLEWARE += ["project.strict.strict"]\n')
+    page = open_page(serve(path=workshop.path).url)
+    expect(page.locator("#beat-count")).not_to_have_text("0")
+    assert complaints == []
+
+
+def test_an_edited_view_is_seen_without_a_restart_by_hand(serve, workshop, open_page):
+    page = open_page(serve("--reload", path=workshop.path).url)
+    expect(state(page)).to_have_text("Connected")
+    views = workshop.path / "users/views.py"
+    text = views.read_text()
+    assert "send_message(message)" in text
+    views.write_text(text.replace("send_message(message)", "send_message(message.upper())"))
+    expect(log(page)).to_contain_text("HELLO", timeout=30_000)
+
+
+# --- how the pages look ------------------------------------------------------------------------
+
+LOOKS = {
+    "a phone, light": {"viewport": {"width": 320, "height": 640}},
+    "a phone, dark": {"viewport": {"width": 320, "height": 640}, "color_scheme": "dark"},
+    "a desktop, light": {"viewport": {"width": 1200, "height": 800}},
+    "a desktop, dark": {"viewport": {"width": 1200, "height": 800}, "color_scheme": "dark"},
+}
+
+# The contrast of each text with what is behind it (WCAG 2.2, 1.4.3), where it is less than 4.5.
+FAINT_TEXTS = """() => {
+    const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+    const linear = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const luminance = ([r, g, b]) =>
+        0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+    const behind = (element) => {
+        const [r, g, b, a = 1] = channels(getComputedStyle(element).backgroundColor);
+        return a === 1 ? [r, g, b] : behind(element.parentElement);
+    };
+    const hasText = (element) =>
+        [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    return [...document.querySelectorAll("body, body *")]
+        .filter((element) => hasText(element) && !element.matches("script, :disabled"))
+        .map((element) => {
+            const text = luminance(channels(getComputedStyle(element).color));
+            const back = luminance(behind(element));
+            const contrast = (Math.max(text, back) + 0.05) / (Math.min(text, back) + 0.05);
+            return [element.textContent.trim(), contrast];
+        })
+        .filter(([, contrast]) => contrast < 4.5);
+}"""
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_pages_fit_and_can_be_read_on(look, serve, open_page, complaints):
+    server = serve()
+    index = open_page(server.url, **LOOKS[look])
+    console = open_page(f"{server.url}/ws/?{'x' * 200}", **LOOKS[look])
+    console.get_by_role("button", name="Connect", exact=True).click()
+    for page in (index, console):
+        expect(state(page)).to_have_text("Connected")
+        say(page, "x" * 500)
+        expect(log(page)).to_contain_text("x" * 500)
+        scrolls = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        assert not page.evaluate(scrolls)
+        assert page.evaluate(FAINT_TEXTS) == []
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 18)"
+        assert dark == ("dark" in look)
+    assert complaints == []
+
+
+# --- static files ------------------------------------------------------------------------------
+
+
+def test_no_page_misses_a_file_in_development(serve, open_page, complaints):
+    server = serve()
+    page = open_page(server.url)
+    expect(state(page)).to_have_text("Connected")
+    assert has_icon(page)
+    login = open_page(f"{server.url}/admin/login/")
+    assert has_rules(login)
+    assert complaints == []
+
+
+def test_no_page_misses_a_file_in_production(serve, workshop, open_page, complaints):
+    workshop.run("manage.py", "collectstatic", "--no-input", env=workshop.env | PRODUCTION)
+    server = serve(path=workshop.path, env=PRODUCTION)
+    page = open_page(server.url)
+    expect(state(page)).to_have_text("Connected")
+    assert re.search(r"index\.\w{12}\.js$", page.locator("script").get_attribute("src"))
+    assert has_icon(page)
+    login = open_page(f"{server.url}/admin/login/")
+    assert has_rules(login)
+    assert complaints == []
+
+
+def has_icon(page: Page) -> bool:
+    icon = page.evaluate("document.querySelector('link[rel=icon]').href")
+    return page.request.get(icon).headers["content-type"] == "image/svg+xml"
+
+
+def has_rules(page: Page) -> bool:
+    return page.evaluate("[...document.styleSheets].every((sheet) => sheet.cssRules.length > 0)")
+
+
+# --- the console -------------------------------------------------------------------------------
+
+
+def test_the_console_shows_the_frames_of_both_directions(obedient, open_page, complaints):
+    page = open_page(f"{obedient.url}/ws/?after=3")
+    expect(page.get_by_role("heading")).to_have_text("ws/")
+    expect(page.locator("body")).to_contain_text("users.views.echo")
+    expect(page.locator("body")).to_contain_text("Close as the client says")
+    expect(page.locator("body")).to_contain_text("anonymous")
+    expect(page.locator("#url")).to_have_text(f"{obedient.ws}/ws/?after=3")
+
+    page.get_by_label("Subprotocols").fill("chat, json")
+    page.keyboard.press("Enter")
+    expect(state(page)).to_have_text("Connected")
+    expect(row(page, "open")).to_contain_text("subprotocol chat")
+
+    say(page, NASTY + "é")
+    for direction in ("sent", "received"):
+        expect(row(page, direction)).to_contain_text(NASTY + "é")
+        expect(row(page, direction)).to_contain_text(f"{len(NASTY) + 2} B")
+    expect(page.locator("img, b")).to_have_count(0)
+
+    say(page, "bytes")
+    expect(log(page)).to_contain_text("62 79 74 65 73")
+
+    page.get_by_role("button", name="Disconnect").click()
+    expect(state(page)).to_have_text("Closed")
+    expect(row(page, "close")).to_contain_text("1000 normal closure")
+    assert complaints == []
+
+
+def test_the_console_says_why_the_server_closed(obedient, open_page):
+    page = open_page(f"{obedient.url}/ws/")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(state(page)).to_have_text("Connected")
+    say(page, "close 1008 not for you")
+    expect(row(page, "close")).to_contain_text("1008 policy violation\nnot for you")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(state(page)).to_have_text("Connected")
+
+
+def test_the_console_says_where_to_look_after_a_refused_handshake(obedient, open_page):
+    page = open_page(f"{obedient.url}/ws/?refuse")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(row(page, "close")).to_contain_text("The server refused the handshake")
+    expect(row(page, "close")).to_contain_text("the server's log")
+
+
+def test_the_console_tells_of_a_view_that_accepts_no_subprotocol(serve, open_page):
+    page = open_page(f"{serve().url}/ws/")
+    page.get_by_label("Subprotocols").fill("chat")
+    page.keyboard.press("Enter")
+    expect(row(page, "close")).to_contain_text("the view accepted none of them")
+
+
+def test_there_is_no_console_in_production(serve, browser):
+    server = serve(env=PRODUCTION)
+    context = browser.new_context()
+    response = context.request.get(f"{server.url}/ws/", headers={"Accept": "text/html"})
+    assert response.status == 426
+    assert "<" not in response.text()
+    context.close()
+
+
+def row(page: Page, name: str):
+    return log(page).get_by_role("row").filter(has=page.get_by_role("cell", name=name)).last
+
+
+# --- the client --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [1001, 1003, 1011, 1012, 1013, 3008, 4000])
+def test_the_client_comes_back_after_any_other_close(client, code):
+    client.evaluate("connect('/ws/')")
+    client.wait_for_function("count('open') === 1")
+    client.evaluate(f"socket.send('close {code} because')")
+    client.wait_for_function("count('reconnecting') === 1")
+    closed = "events.findLast((event) => event.type === 'close')"
+    assert client.evaluate(f"{closed}.code") == code
+    assert client.evaluate(f"{closed}.reason") == "because"
+    client.clock.run_for(1_000)
+    client.wait_for_function("count('open') === 2")
+
+
+def test_the_client_waits_longer_and_longer_for_a_server_that_hangs_up_at_once(client):
+    client.evaluate("connect('/ws/?close=1011')")
+    for attempt in range(1, 8):
+        client.wait_for_function(f"count('reconnecting') === {attempt}")
+        assert client.evaluate("count('open')") == attempt
+        delay = client.evaluate("delays().at(-1)")
+        assert client.evaluate("events.at(-1).detail.attempt") == attempt
+        client.clock.run_for(delay)
+    assert client.evaluate("delays().slice(0, 7)") == [1e3, 2e3, 4e3, 8e3, 16e3, 30e3, 30e3]
+
+
+def test_the_client_waits_longer_and_longer_for_a_server_that_refuses(client):
+    client.evaluate("connect('/ws/?refuse', [], { firstDelay: 100, maxDelay: 250 })")
+    for attempt in range(1, 5):
+        client.wait_for_function(f"count('reconnecting') === {attempt}")
+        client.clock.run_for(client.evaluate("delays().at(-1)"))
+    assert client.evaluate("delays().slice(0, 4)") == [100, 200, 250, 250]
+    assert client.evaluate("count('open')") == 0
+
+
+def test_the_delay_is_a_random_part_of_its_span(client):
+    client.evaluate("Math.random = () => 0.25")
+    client.evaluate("connect('/ws/?close=1011')")
+    client.wait_for_function("count('reconnecting') === 1")
+    assert client.evaluate("delays()") == [250]
+
+
+def test_the_delays_are_short_again_after_a_connection_that_lasted(client):
+    client.evaluate("connect('/ws/')")
+    for connection, lasted in enumerate((0, 0, 4_999, 5_000), 1):
+        client.wait_for_function(f"count('open') === {connection}")
+        client.clock.run_for(lasted)
+        client.evaluate("socket.send('close 1011 because')")
+        client.wait_for_function(f"count('reconnecting') === {connection}")
+        client.clock.run_for(client.evaluate("delays().at(-1)"))
+    assert client.evaluate("delays()") == [1_000, 2_000, 4_000, 1_000]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param("window.dispatchEvent(new Event('online'))", id="the network is back"),
+        pytest.param("document.dispatchEvent(new Event('visibilitychange'))", id="it is visible"),
+    ],
+)
+def test_the_client_tries_at_once_when(client, event):
+    client.evaluate("connect('/ws/')")
+    client.wait_for_function("count('open') === 1")
+    client.evaluate("socket.send('close 1011 because')")
+    client.wait_for_function("count('reconnecting') === 1")
+    client.evaluate(event)
+    client.wait_for_function("count('open') === 2")
+    # The timer that it did not wait for is gone, and the event means nothing to an open socket.
+    client.evaluate(event)
+    client.clock.run_for(60_000)
+    assert client.evaluate("[count('open'), count('close'), socket.readyState]") == [2, 1, 1]
+
+
+def test_the_client_asks_for_its_url_anew_each_time(client, obedient):
+    client.evaluate("connect(() => `../ws/?after=${window.last ?? 0}`)")
+    client.wait_for_function("count('open') === 1")
+    assert client.evaluate("socket.url") == f"{obedient.ws}/ws/?after=0"
+    client.evaluate("window.last = 7; socket.send('close 1011 because')")
+    client.wait_for_function("count('reconnecting') === 1")
+    client.clock.run_for(1_000)
+    client.wait_for_function("count('open') === 2")
+    assert client.evaluate("socket.url") == f"{obedient.ws}/ws/?after=7"
+
+
+def test_the_client_tries_again_where_its_url_could_not_be_made(client, complaints):
+    client.evaluate(
+        """connect(() => {
+            if (window.broken) throw new Error("no URL yet");
+            return new URL("/ws/", location.href);
+        })"""
+    )
+    client.wait_for_function("count('open') === 1")
+    client.evaluate("window.broken = true; socket.send('close 1011 because')")
+    client.wait_for_function("count('reconnecting') === 1")
+    client.clock.run_for(1_000)
+    client.wait_for_function("count('reconnecting') === 2")
+    client.evaluate("window.broken = false")
+    client.clock.run_for(2_000)
+    client.wait_for_function("count('open') === 2")
+    assert complaints == ["no URL yet"]
+    complaints.clear()
+
+
+def test_the_client_has_the_interface_of_the_browsers_own(client, obedient, complaints):
+    start = "connect('/ws/', ['chat', 'json']); [socket.readyState, socket.binaryType]"
+    assert client.evaluate(start) == [0, "blob"]
+    client.wait_for_function("count('open') === 1")
+    names = "Object.getOwnPropertyNames(WebSocket.prototype)"
+    assert client.evaluate(f"{names}.filter((name) => !(name in socket))") == []
+    for name, number in {"CONNECTING": 0, "OPEN": 1, "CLOSING": 2, "CLOSED": 3}.items():
+        assert client.evaluate(f"[socket.{name}, ReconnectingWebSocket.{name}]") == [number] * 2
+    attributes = "[socket.readyState, socket.protocol, socket.extensions, socket.bufferedAmount]"
+    assert client.evaluate(attributes) == [1, "chat", client.evaluate("socket.extensions"), 0]
+    client.evaluate("socket.onmessage = (event) => { window.handled = event }; null")
+    client.evaluate("socket.send('text')")
+    client.wait_for_function("count('message') === 1")
+    assert client.evaluate("handled instanceof MessageEvent && handled.data") == "text"
+    assert client.evaluate("handled.target === socket && handled.origin") == obedient.ws
+    assert client.evaluate("socket.close(4001, 'enough'); socket.readyState") == 2
+    client.wait_for_function("count('close') === 1")
+    assert client.evaluate("socket.readyState") == 3
+    assert client.evaluate("events.at(-1) instanceof CloseEvent")
+    assert client.evaluate("events.at(-1).code") == 4001
+    client.evaluate("socket.send('discarded')")
+    assert complaints == ["WebSocket is already in CLOSING or CLOSED state."]
+    complaints.clear()
+    client.clock.run_for(60_000)
+    assert client.evaluate("count('open')") == 1
+
+
+def test_the_client_keeps_its_binary_type_when_it_comes_back(client):
+    client.evaluate("connect('/ws/'); socket.binaryType = 'arraybuffer'")
+    client.wait_for_function("count('open') === 1")
+    client.evaluate("socket.send('close 1011 because')")
+    client.wait_for_function("count('reconnecting') === 1")
+    client.clock.run_for(1_000)
+    client.wait_for_function("count('open') === 2")
+    client.evaluate("socket.send('bytes')")
+    client.wait_for_function("count('message') === 1")
+    assert client.evaluate("events.at(-1).data instanceof ArrayBuffer")
+
+
+def test_sending_without_a_connection_throws_rather_than_lose_the_message(client):
+    sending = "nameOfError(() => socket.send('x'))"
+    assert client.evaluate(f"connect('/ws/'); {sending}") == "InvalidStateError"
+    client.wait_for_function("count('open') === 1")
+    client.evaluate("socket.send('close 1011 because')")
+    client.wait_for_function("count('reconnecting') === 1")
+    assert client.evaluate("socket.readyState") == 0
+    assert client.evaluate(sending) == "InvalidStateError"
+
+
+def test_a_close_event_says_whether_it_is_the_last(client):
+    client.evaluate("connect('/ws/'); window.states = []")
+    client.evaluate("socket.onclose = () => states.push(socket.readyState); null")
+    client.wait_for_function("count('open') === 1")
+    client.evaluate("socket.send('close 1011 because')")
+    client.wait_for_function("count('reconnecting') === 1")
+    client.clock.run_for(1_000)
+    client.wait_for_function("count('open') === 2")
+    client.evaluate("socket.send('close 1000 done')")
+    client.wait_for_function("count('close') === 2")
+    assert client.evaluate("states") == [0, 3]
+    assert client.evaluate("count('reconnecting')") == 1
+
+
+@pytest.mark.parametrize("listener", ["onclose", "onreconnecting"])
+def test_the_client_can_be_closed_by_what_hears_of_a_loss(client, listener):
+    client.evaluate(f"connect('/ws/'); socket.{listener} = () => socket.close(); null")
+    client.wait_for_function("count('open') === 1")
+    client.evaluate("socket.send('close 1011 because')")
+    client.wait_for_function("socket.readyState === WebSocket.CLOSED")
+    client.clock.run_for(60_000)
+    assert client.evaluate("count('open')") == 1
+
+
+def test_the_client_can_be_closed_between_two_connections(client):
+    client.evaluate("connect('/ws/')")
+    client.wait_for_function("count('open') === 1")
+    client.evaluate("socket.send('close 1011 because')")
+    client.wait_for_function("count('reconnecting') === 1")
+    client.evaluate("socket.close()")
+    client.wait_for_function("count('close') === 2")
+    assert client.evaluate("socket.readyState") == 3
+    client.evaluate("socket.close()")
+    client.clock.run_for(60_000)
+    assert client.evaluate("[count('open'), count('close')]") == [1, 2]
+
+
+def test_the_client_refuses_to_close_with_what_a_browser_refuses(client):
+    client.evaluate("connect('/ws/')")
+    client.wait_for_function("count('open') === 1")
+    unregistered, long = "socket.close(999)", f"socket.close(1000, '{'x' * 124}')"
+    assert client.evaluate(f"nameOfError(() => {unregistered})") == "InvalidAccessError"
+    assert client.evaluate(f"nameOfError(() => {long})") == "SyntaxError"
+    assert client.evaluate("socket.readyState") == 1
+
+
+def test_a_listener_that_fails_does_not_keep_the_client_from_coming_back(client, complaints):
+    client.evaluate("connect('/ws/')")
+    client.evaluate("socket.onclose = () => { throw new Error('a bug in the page') }; null")
+    client.wait_for_function("count('open') === 1")
+    client.evaluate("socket.send('close 1011 because')")
+    client.wait_for_function("count('reconnecting') === 1")
+    client.clock.run_for(1_000)
+    client.wait_for_function("count('open') === 2")
+    assert complaints == ["a bug in the page"]
+    complaints.clear()
+
+
+def take_screenshot(page: Page) -> None:
+    """Make the picture in the README, with a minute of hellos on it."""
+    page.set_viewport_size({"width": 800, "height": 640})
+    expect(page.locator("#beat-count")).to_have_text("60", timeout=90_000)
+    page.get_by_role("textbox", name="Message").blur()
+    page.screenshot(path=Path(__file__).parent.parent / "docs" / "index.png", full_page=True)

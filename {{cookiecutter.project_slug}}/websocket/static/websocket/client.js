@@ -1,0 +1,203 @@
+/**
+ * A WebSocket that comes back: the browser's own interface, and a new connection when one is lost.
+ *
+ *     import { ReconnectingWebSocket } from "../websocket/client.js";
+ *
+ *     const socket = new ReconnectingWebSocket("/ws/");
+ *     socket.onmessage = (event) => console.log(event.data);
+ *     socket.onopen = () => socket.send("hello");
+ */
+
+/** Close codes that mean "do not come back": done, policy violation, unauthorized, forbidden. */
+const FINAL_CODES = [1000, 1008, 3000, 3003];
+
+/** A connection that lasted this long, in ms, was a good one: the next delay is a short one again. */
+const STABLE = 5_000;
+
+const { CONNECTING, OPEN, CLOSING, CLOSED } = WebSocket;
+
+/**
+ * What differs from a WebSocket of the browser:
+ *
+ * - `open` comes once for each connection, and `close` once for each that is lost or fails. In a
+ *   `close` event, `readyState` is CLOSED if it was the last one, and CONNECTING if not; then a
+ *   `reconnecting` event follows, whose `detail` is `{attempt, delay}`, the delay in milliseconds.
+ * - The last one is the one after `close()` was called, or that the server closed with one of
+ *   1000, 1008, 3000 and 3003. A handshake that was refused with a status such as 403 is tried
+ *   again, because a browser does not tell it from a server that is down.
+ * - Nothing is kept for later: `send()` throws while CONNECTING, which includes the time between
+ *   two connections, so that no message is lost in silence. Send from `open`, or look at
+ *   `readyState` first.
+ */
+export class ReconnectingWebSocket extends EventTarget {
+  static CONNECTING = CONNECTING;
+  static OPEN = OPEN;
+  static CLOSING = CLOSING;
+  static CLOSED = CLOSED;
+
+  CONNECTING = CONNECTING;
+  OPEN = OPEN;
+  CLOSING = CLOSING;
+  CLOSED = CLOSED;
+
+  /** @type {?function(Event): void} */
+  onopen = null;
+  /** @type {?function(MessageEvent): void} */
+  onmessage = null;
+  /** @type {?function(Event): void} */
+  onerror = null;
+  /** @type {?function(CloseEvent): void} */
+  onclose = null;
+  /** @type {?function(CustomEvent<{attempt: number, delay: number}>): void} */
+  onreconnecting = null;
+
+  #url;
+  #protocols;
+  #firstDelay;
+  #maxDelay;
+  #socket = null;
+  #attempt = 0;
+  #waiting = null;
+  #over = false;
+
+  /**
+   * @param {string|URL|function(): (string|URL)} url relative to the page, http: standing for ws:;
+   *   a function is called for each connection, so that one can go on where the last one ended:
+   *   `() => "/ws/?after=" + lastId`
+   * @param {string|string[]} [protocols] subprotocols, the one liked best first
+   * @param {object} [options] each delay is a random part of a span that doubles every time
+   * @param {number} [options.firstDelay] the first span, in milliseconds
+   * @param {number} [options.maxDelay] the longest span, in milliseconds
+   * @throws {DOMException} SyntaxError, as WebSocket does
+   */
+  constructor(url, protocols = [], { firstDelay = 1_000, maxDelay = 30_000 } = {}) {
+    super();
+    this.#url = url;
+    this.#protocols = protocols;
+    this.#firstDelay = firstDelay;
+    this.#maxDelay = maxDelay;
+    for (const type of ["open", "message", "error", "close", "reconnecting"]) {
+      this.addEventListener(type, (event) => this[`on${type}`]?.(event));
+    }
+    this.#connect();
+  }
+
+  get url() {
+    return this.#socket.url;
+  }
+
+  get protocol() {
+    return this.#socket.protocol;
+  }
+
+  get extensions() {
+    return this.#socket.extensions;
+  }
+
+  get bufferedAmount() {
+    return this.#socket.bufferedAmount;
+  }
+
+  get binaryType() {
+    return this.#socket.binaryType;
+  }
+
+  set binaryType(value) {
+    this.#socket.binaryType = value;
+  }
+
+  /** CONNECTING between two connections as well; CLOSED only when there will be no other. */
+  get readyState() {
+    const state = this.#socket.readyState;
+    return state === CLOSED && !this.#over ? CONNECTING : state;
+  }
+
+  /**
+   * Send a message now. Like a browser's socket, this discards it while CLOSING or CLOSED.
+   *
+   * @param {string|Blob|ArrayBuffer|ArrayBufferView} data
+   * @throws {DOMException} InvalidStateError while CONNECTING
+   */
+  send(data) {
+    if (this.readyState === CONNECTING) {
+      throw new DOMException("There is no connection yet to send on.", "InvalidStateError");
+    }
+    this.#socket.send(data);
+  }
+
+  /**
+   * Close, and do not come back.
+   *
+   * @param {number} [code] 1000, or 3000 to 4999
+   * @param {string} [reason] at most 123 bytes of UTF-8
+   * @throws {DOMException} InvalidAccessError or SyntaxError, as WebSocket does
+   */
+  close(code, reason) {
+    this.#socket.close(code, reason);
+    this.#over = true;
+    if (this.#waiting) {
+      this.#stopWaiting();
+      // What a browser's socket reports that is closed before it ever opened.
+      queueMicrotask(() => this.dispatchEvent(new CloseEvent("close", { code: 1006 })));
+    }
+  }
+
+  #connect() {
+    const url = new URL(typeof this.#url === "function" ? this.#url() : this.#url, location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    const socket = new WebSocket(url, this.#protocols);
+    if (this.#socket) socket.binaryType = this.#socket.binaryType;
+    this.#socket = socket;
+
+    // An event in flight cannot be dispatched again, but a copy of it can.
+    const repeat = (event) => this.dispatchEvent(new event.constructor(event.type, event));
+    let opened = Infinity;
+    socket.onopen = (event) => {
+      opened = performance.now();
+      repeat(event);
+    };
+    socket.onmessage = repeat;
+    socket.onerror = repeat;
+    socket.onclose = (event) => {
+      // A server that accepts and closes at once gets the longer and longer delays too.
+      if (performance.now() - opened >= STABLE) this.#attempt = 0;
+      this.#over ||= FINAL_CODES.includes(event.code);
+      repeat(event);
+      if (!this.#over) this.#wait();
+    };
+  }
+
+  #wait() {
+    // Full jitter: the clients that one restart cut off do not all come back in the same moment.
+    const span = Math.min(this.#maxDelay, this.#firstDelay * 2 ** this.#attempt);
+    const delay = Math.random() * span;
+    this.#attempt += 1;
+    this.#waiting = new AbortController();
+
+    const { signal } = this.#waiting;
+    const retry = () => this.#retry();
+    const retryIfVisible = () => document.hidden || retry();
+    const timer = setTimeout(retry, delay);
+    signal.addEventListener("abort", () => clearTimeout(timer));
+    globalThis.addEventListener("online", retry, { signal });
+    globalThis.document?.addEventListener("visibilitychange", retryIfVisible, { signal });
+    const detail = { attempt: this.#attempt, delay };
+    this.dispatchEvent(new CustomEvent("reconnecting", { detail }));
+  }
+
+  #stopWaiting() {
+    this.#waiting.abort();
+    this.#waiting = null;
+  }
+
+  #retry() {
+    this.#stopWaiting();
+    try {
+      this.#connect();
+    } catch (error) {
+      // The function that makes the URL failed: say so, and ask it again later.
+      reportError(error);
+      this.#wait();
+    }
+  }
+}
