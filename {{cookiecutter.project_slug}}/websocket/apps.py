@@ -7,4 +7,6 @@ class WebSocketConfig(AppConfig):
     name = "websocket"
 
     def ready(self) -> None:
-        from websocket import checks  # noqa: F401
+        from websocket import auth, checks  # noqa: F401
+
+        auth.connect_receivers()

@@ -15,6 +15,22 @@ DISCONNECT_GRACE: float = 2.0
 #: Also what is kept, in all, for a view that is busy while its client sends.
 MAX_MESSAGE_SIZE: int = 1024 * 1024
 
+#: Bytes of its groups' messages that are kept for one client that is slow to read them.
+OUTBOX_SIZE: int = 1024 * 1024
+
+#: Put before the names of Redis channels, so that projects can share a server.
+REDIS_PREFIX: str = "websocket:"
+
+#: Seconds to wait for Redis: for its answer, and for a connection to it.
+REDIS_TIMEOUT: float = 2.0
+
+#: Where groups live: a Redis server, or the memory of one process where this is empty.
+REDIS_URL: str = ""
+
+#: What happens to a client for which OUTBOX_SIZE is not enough: "close" closes its connection with
+#: 1013, "drop" keeps it and drops the oldest messages.
+SLOW_CLIENT: str = "close"
+
 #: Threads, and so database connections, that the sockets of one process share.
 THREADS: int = 8
 

@@ -15,8 +15,9 @@ from urllib.parse import quote
 from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest
 
-from websocket import conf
+from websocket import auth, conf, groups
 from websocket.inbox import Inbox
+from websocket.outbox import Outbox
 from websocket.protocol import (
     Event,
     Headers,
@@ -29,6 +30,7 @@ from websocket.protocol import (
     SendEvent,
     State,
     WebSocketDisconnect,
+    encode_json,
     size_of,
 )
 
@@ -50,7 +52,8 @@ __all__ = [
 
 logger = logging.getLogger("django.websocket")
 
-encode_json = DjangoJSONEncoder(separators=(",", ":")).encode
+# Seconds that a client has to read what was sent before its connection was closed.
+LINGER: Final = 30.0
 
 # Looked up once: on every message, a member of an enum costs more to reach than a global.
 _CONNECTING, _CONNECTED, _DISCONNECTED = State
@@ -100,6 +103,11 @@ class WebSocket:
         self._deadline: asyncio.Timeout | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._started: set[asyncio.Task[None]] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Its groups; its membership in the one for users; a close that nobody waits for.
+        self._outbox: Outbox | None = None
+        self._listener: auth.Listener | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._opened = 0.0
 
     def __repr__(self) -> str:
@@ -154,8 +162,16 @@ class WebSocket:
 
     @property
     def user(self) -> AbstractBaseUser | AnonymousUser:
-        """The user, as `AuthenticationMiddleware` found it during the handshake."""
+        """The user, as `AuthenticationMiddleware` found it during the handshake.
+
+        Who looks at it has a socket for this user: it is closed with 3000 when the session ends,
+        or the user is deactivated or changes the password (see websocket.auth).
+        """
         user: AbstractBaseUser | AnonymousUser = self.request.user
+        if self._listener is None and user.is_authenticated:
+            self._listener = auth.Listener(self)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._listen)
         return user
 
     async def auser(self) -> AbstractBaseUser | AnonymousUser:
@@ -202,6 +218,8 @@ class WebSocket:
         if len(reason.encode()) > 123:
             raise ValueError(f"A close reason has 123 bytes at the most; this one: {reason!r}.")
         if self.app_state is _DISCONNECTED:
+            if self._closing not in (None, asyncio.current_task()):
+                await asyncio.wait([self._closing])
             return
         self._end(code, reason)
         self._over = True
@@ -216,6 +234,28 @@ class WebSocket:
         """
         await self.accept()
         await self.close(code, reason)
+
+    async def join(self, group: str) -> None:
+        """Send this client what is published to a group, from when this returns until it leaves.
+
+        It leaves by itself when the connection is over or the view has ended. Raises
+        `ValueError` for a name that no group can have, `RuntimeError` before the accept,
+        `WebSocketDisconnect` when the connection is over, and with Redis `PublishError` when it
+        cannot be reached.
+        """
+        groups.check_name(group)
+        if self.app_state is _CONNECTING:
+            raise RuntimeError("Accept the connection before it joins a group.")
+        if self.app_state is _CONNECTED:
+            self._outbox = self._outbox or Outbox(self)
+            await self._outbox.join(group)
+        if self.app_state is _DISCONNECTED:
+            raise self._disconnect()
+
+    async def leave(self, group: str) -> None:
+        """Send this client no more of what is published to a group; nothing if it is no member."""
+        if self._outbox is not None:
+            self._outbox.leave(group)
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
         """Run a coroutine beside the view, to push while the view waits for its client.
@@ -233,15 +273,27 @@ class WebSocket:
         task.add_done_callback(self._started.discard)
         return task
 
+    def close_soon(self, code: int, reason: str = "", grace: float | None = None) -> None:
+        """Close the connection without waiting for it: for code that cannot, or must not.
+
+        The view has `grace` seconds to end: as always, WEBSOCKET_DISCONNECT_GRACE, if it is None.
+        """
+        if self.app_state is not _DISCONNECTED and self._closing is None:
+            self._closing = asyncio.create_task(self.close(code, reason))
+        if self._deadline is not None and grace is not None:
+            self._deadline.reschedule(asyncio.get_running_loop().time() + grace)
+
     def abort(self) -> None:
         """Drop the connection without a close frame, and what is still unsent with it.
 
         Plain ASGI cannot: this works where, as in uvicorn, `send` is a method of an object that
         has the connection's `transport`, and does nothing elsewhere.
         """
-        transport = getattr(getattr(self._send, "__self__", None), "transport", None)
-        if transport is not None:
+        if transport := self._transport():
             transport.abort()
+
+    def _transport(self) -> Any:
+        return getattr(getattr(self._send, "__self__", None), "transport", None)
 
     # Events: every change of state that the application makes or sees is in these two
 
@@ -291,7 +343,7 @@ class WebSocket:
             except (OSError, RuntimeError) as error:
                 # uvicorn raises the one when the client has left, the other when it closed the
                 # connection itself, over a frame that breaks the protocol or a missing pong.
-                raise self._lost() from error
+                raise self.lost() from error
             self.messages_out += 1
         elif kind == SendEvent.CLOSE:
             await self.close(event.get("code", 1000), event.get("reason") or "")
@@ -302,7 +354,7 @@ class WebSocket:
             try:
                 await self._send(event)
             except OSError as error:
-                raise self._lost() from error
+                raise self.lost() from error
             self.accept_headers = []
             self._opened = time.monotonic()
             self._log("open")
@@ -368,7 +420,7 @@ class WebSocket:
             if message is None:
                 if event["type"] == ReceiveEvent.DISCONNECT:
                     raise StopAsyncIteration
-                raise InvalidMessage("The server sent a message without text or bytes.", 1002)
+                raise self._unexpected(event, "text or binary")
         return message
 
     def iter_text(self) -> AsyncIterator[str]:
@@ -415,9 +467,21 @@ class WebSocket:
 
     # For the middleware, and for the inbox
 
-    async def receive_from_server(self) -> Event:
+    def receive_from_server(self) -> Awaitable[Event]:
         """Return what the server's `receive` returns."""
-        return await self._receive()
+        return self._receive()
+
+    def send_to_server(self, event: Event) -> Awaitable[None]:
+        """Return what the server's `send` returns."""
+        return self._send(event)
+
+    def lost(self) -> WebSocketDisconnect:
+        """Note that a send has failed; what is left to receive, the disconnect too, still may be.
+
+        Returns the exception for the sender.
+        """
+        self._end(None, "")
+        return self._disconnect()
 
     def look_after(self) -> None:
         """Read ahead if the view has received nothing since the last call, and is not waiting."""
@@ -457,6 +521,9 @@ class WebSocket:
     def running(self, tasks: asyncio.TaskGroup, deadline: asyncio.Timeout) -> Iterator[None]:
         """Let `start()` use the group, and the end of the connection the deadline, for a block."""
         self._tasks, self._deadline = tasks, deadline
+        self._loop = asyncio.get_running_loop()
+        if self._listener is not None:
+            self._listen()  # A decorator has looked at the user during the handshake.
         try:
             yield
         finally:
@@ -464,10 +531,27 @@ class WebSocket:
             for task in tuple(self._started or ()):
                 task.cancel()
 
-    async def stop_reading(self) -> None:
-        """Stop to read ahead, for good."""
+    async def release(self) -> None:
+        """Give up what this connection holds: tasks, and memberships in groups."""
+        self._leave_groups()
         if self._inbox is not None:
             await self._inbox.stop()
+        if self._closing is not None:
+            self._closing.cancel()
+        transport = self._transport()
+        if transport and transport.get_write_buffer_size():
+            # A server waits for ever for a client that does not read its last messages.
+            asyncio.get_running_loop().call_later(LINGER, transport.abort)
+
+    def _listen(self) -> None:
+        if self._listener is not None and self.app_state is not _DISCONNECTED:
+            groups.get_hub().add(auth.GROUP, self._listener)
+
+    def _leave_groups(self) -> None:
+        if self._outbox is not None:
+            self._outbox.stop()
+        if self._listener is not None and self._loop is not None:
+            groups.get_hub().leave(auth.GROUP, self._listener)
 
     # The log: one line when a socket opens, one when it closes, without the query string
 
@@ -485,7 +569,7 @@ class WebSocket:
 
     def log_user(self) -> str:
         """Return the user's name for a line of the log, or a dash."""
-        user = getattr(self.request, "user", None)
+        user = getattr(getattr(self, "request", None), "user", None)
         name = str(user) if user is not None and user.is_authenticated else "-"
         return name.encode("unicode_escape").decode("ascii")
 
@@ -494,23 +578,24 @@ class WebSocket:
     def _check_receive(self) -> None:
         if self._over:
             raise self._disconnect()
-        if self.app_state is _CONNECTING and self.client_state is not _CONNECTING:
-            raise RuntimeError("Cannot receive a message before the connection is accepted.")
+        if self.app_state is _CONNECTING:
+            if self.client_state is not _CONNECTING:
+                raise RuntimeError("Cannot receive a message before the connection is accepted.")
+        elif self._deadline is not None and not self._deadline.expired():
+            # A view that reads what came before the end is at work: its grace starts anew.
+            now = asyncio.get_running_loop().time()
+            self._deadline.reschedule(now + conf.DISCONNECT_GRACE)
 
-    def _end(self, code: int, reason: str) -> None:
+    def _end(self, code: int | None, reason: str) -> None:
         """Note how the connection ended, and give the view its grace to end too."""
         self.app_state = State.DISCONNECTED
+        self._leave_groups()
         if self.close_code is None:
             self.close_code = code
             self.close_reason = reason
         if self._deadline is not None and self._deadline.when() is None:
             now = asyncio.get_running_loop().time()
             self._deadline.reschedule(now + conf.DISCONNECT_GRACE)
-
-    def _lost(self) -> WebSocketDisconnect:
-        """What is left to receive may still be: the disconnect, and its code, come after it."""
-        self._end(1006, "")
-        return self._disconnect()
 
     def _disconnect(self) -> WebSocketDisconnect:
         return WebSocketDisconnect(self.close_code or 1006, self.close_reason)
@@ -520,7 +605,8 @@ class WebSocket:
             return self._disconnect()
         if event["type"] == ReceiveEvent.CONNECT:
             return RuntimeError("Cannot receive a message before the connection is accepted.")
-        kind = "binary" if wanted == "text" else "text"
+        kinds = {"text": "text", "bytes": "binary"}
+        kind = next((kind for key, kind in kinds.items() if event.get(key) is not None), "empty")
         return InvalidMessage(f"Expected a {wanted} message, and got a {kind} one.", 1003)
 
 
@@ -548,8 +634,10 @@ def _dump_json(data: Any, dumps: dict[str, Any]) -> str:
 
 async def _until_disconnect(coroutine: Coroutine[Any, Any, Any]) -> None:
     """A task that finds the client gone ends quietly: the view may still have messages to read."""
-    with suppress(WebSocketDisconnect):
+    try:
         await coroutine
+    except* WebSocketDisconnect:
+        pass
 
 
 async def _until_left(receive: Callable[[], Awaitable[Any]]) -> AsyncIterator[Any]:

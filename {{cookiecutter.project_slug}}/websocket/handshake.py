@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 import secrets
 from collections.abc import Callable, Coroutine
@@ -62,7 +63,7 @@ class SwitchingProtocols(HttpResponse):
 
     def __init__(self, socket: WebSocket, view: Coroutine[Any, Any, HttpResponseBase | None]):
         super().__init__()
-        del self.headers["Content-Type"]
+        del self["Content-Type"]
         self.socket = socket
         self.view = view
 
@@ -202,17 +203,15 @@ def forbid_origin(request: HttpRequest) -> HttpResponse:
 
 def upgrade_required(request: HttpRequest, view: SocketView) -> HttpResponse:
     """Answer 426 (RFC 9110, section 15.5.22); where DEBUG is on, a browser gets the console."""
-    if not (settings.DEBUG and request.method == "GET" and request.accepts("text/html")):
-        return HttpResponse(
-            "This URL is a WebSocket's.",
-            content_type="text/plain",
-            headers={"Upgrade": "websocket"},
-            status=426,
-        )
+    is_browser = "text/html" in request.headers.get("Accept", "")
+    if not (settings.DEBUG and request.method == "GET" and is_browser):
+        response = HttpResponse("This URL is a WebSocket's.", content_type="text/plain", status=426)
+        response["Upgrade"] = "websocket"
+        return response
     nonce = secrets.token_urlsafe(16)
     match = request.resolver_match
     context = {
-        "docstring": (view.__doc__ or "").strip(),
+        "docstring": inspect.cleandoc(view.__doc__ or ""),
         "nonce": nonce,
         "route": match.route if match else "",
         "user": getattr(request, "user", None),

@@ -11,14 +11,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core import signals
-from django.core.handlers.asgi import get_script_prefix
 from django.core.handlers.exception import response_for_exception
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
-from websocket import conf
+from websocket import conf, groups
 from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
 from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler
 from websocket.protocol import Receive, Scope, Send
@@ -38,6 +38,7 @@ def websockets(app: Application) -> Application:
     get_handler()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        groups.serving = True
         if scope["type"] == "websocket":
             with shared_thread():
                 await connect(scope, receive, send)
@@ -54,6 +55,8 @@ async def lifespan(receive: Receive, send: Send) -> None:
     """Answer the server's startup and shutdown (ASGI, "Lifespan protocol")."""
     while True:
         event = await receive()
+        if event["type"] == "lifespan.shutdown":
+            await groups.close_hub()
         await send({"type": f"{event['type']}.complete"})
         if event["type"] == "lifespan.shutdown":
             return
@@ -61,7 +64,7 @@ async def lifespan(receive: Receive, send: Send) -> None:
 
 async def connect(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one connection, from its handshake to its end."""
-    set_script_prefix(get_script_prefix(scope))
+    set_script_prefix(settings.FORCE_SCRIPT_NAME or scope.get("root_path") or "")
     response = await sync_to_async(get_handler().handle)(scope, receive, send)
     if not isinstance(response, SwitchingProtocols):
         await refuse(WebSocket(scope, receive, send), response)
@@ -73,7 +76,7 @@ async def connect(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await finish(socket, *await run(socket, view))
         finally:
-            await socket.stop_reading()
+            await socket.release()
             socket.log_closed()
 
 
@@ -117,9 +120,9 @@ async def finish(
         else:
             await sync_to_async(report)(socket, error)
             await hang_up(socket, 1011)
-    if socket.app_state is State.CONNECTED:
+    if socket.app_state is not State.CONNECTING:
         await hang_up(socket, 1000)
-    elif socket.app_state is State.CONNECTING:
+    else:
         if result is None:
             error = RuntimeError("The view returned without accepting or refusing its socket.")
             result = await sync_to_async(respond)(socket.request, error)

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
+from django.core.serializers.json import DjangoJSONEncoder
 from django.http import QueryDict
 
 from websocket import conf
@@ -15,6 +16,8 @@ Scope = dict[str, Any]
 Event = dict[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
+
+encode_json = DjangoJSONEncoder(separators=(",", ":")).encode
 
 
 class State(enum.Enum):

@@ -1,0 +1,205 @@
+"""Groups over Redis: each process has one subscription, and fans out to its own members."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import redis
+import redis.asyncio
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from websocket import conf
+from websocket.groups import Hub, Member, Message, PublishError
+
+logger = logging.getLogger("django.websocket")
+
+# A Redis that is out of reach shows as any of these.
+ERRORS = (redis.RedisError, OSError, TimeoutError)
+
+# Seconds after which a silent connection is asked whether it lives, and between two attempts to
+# connect, at the most.
+PING_INTERVAL = 10.0
+MAX_DELAY = 2.0
+
+
+def publish(group: str, packed: bytes) -> None:
+    """Publish to all processes; raises `PublishError` when Redis is out of reach."""
+    try:
+        _client(conf.REDIS_URL).publish(conf.REDIS_PREFIX + group, packed)
+    except ERRORS as error:
+        raise PublishError(f"Redis did not take a message to {group!r}: {error}") from error
+
+
+async def apublish(group: str, packed: bytes) -> None:
+    """Publish to all processes; raises `PublishError` when Redis is out of reach."""
+    try:
+        await _async_client().publish(conf.REDIS_PREFIX + group, packed)
+    except ERRORS as error:
+        raise PublishError(f"Redis did not take a message to {group!r}: {error}") from error
+
+
+@cache
+def _client(url: str) -> redis.Redis:
+    # Publishing again by itself could publish twice: a failure is the caller's to handle.
+    return redis.Redis.from_url(
+        url,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=conf.REDIS_TIMEOUT,
+        socket_timeout=conf.REDIS_TIMEOUT,
+    )
+
+
+_async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
+    WeakKeyDictionary()
+)
+
+
+def _async_client() -> redis.asyncio.Redis:
+    """Return the running event loop's client: its connections belong to the loop."""
+    loop = asyncio.get_running_loop()
+    client = _async_clients.get(loop)
+    if client is None:
+        client = _async_clients[loop] = redis.asyncio.Redis.from_url(
+            conf.REDIS_URL,
+            retry=AsyncRetry(NoBackoff(), 0),
+            socket_connect_timeout=conf.REDIS_TIMEOUT,
+            socket_timeout=conf.REDIS_TIMEOUT,
+        )
+    return client
+
+
+class RedisHub(Hub):
+    """The groups of one event loop, with one Redis subscription while any has a member."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: For each group that has members: done once Redis has confirmed that it sends to it.
+        self.confirmed: dict[str, asyncio.Future[None]] = {}
+        self.changed = asyncio.Event()
+        #: What this connection to Redis was asked for, and how many of its answers are to come.
+        self.asked: set[str] = set()
+        self.unanswered: Counter[str] = Counter()
+        self.task: asyncio.Task[None] | None = None
+        #: Seconds until the next attempt to connect, where the last one failed.
+        self.delay = 0.0
+
+    def add(self, group: str, member: Member) -> None:
+        super().add(group, member)
+        if group not in self.confirmed:
+            self.confirmed[group] = asyncio.get_running_loop().create_future()
+            self.changed.set()
+        if self.task is None:
+            self.task = asyncio.create_task(self.run())
+
+    async def join(self, group: str, member: Member) -> None:
+        """Add a member, and wait until Redis has confirmed that this process gets the messages.
+
+        Raises `PublishError` when it does not within WEBSOCKET_REDIS_TIMEOUT.
+        """
+        self.add(group, member)
+        try:
+            async with asyncio.timeout(conf.REDIS_TIMEOUT):
+                await asyncio.shield(self.confirmed[group])
+        except TimeoutError as error:
+            self.leave(group, member)
+            raise PublishError(f"Redis cannot be reached to join {group!r}.") from error
+
+    def leave(self, group: str, member: Member) -> None:
+        super().leave(group, member)
+        if group in self.confirmed and group not in self.members:
+            del self.confirmed[group]
+            self.changed.set()
+
+    async def close(self) -> None:
+        """End the subscription, and the loop's other connections to Redis."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+        await _async_client().aclose()
+
+    async def run(self) -> None:
+        """Keep the subscription up while there are members, as the hub's task."""
+        try:
+            while self.members:
+                try:
+                    await self.subscribe()
+                except Exception as error:
+                    if isinstance(error, ExceptionGroup):
+                        error = error.exceptions[0]
+                    if not self.delay:
+                        logger.error("Redis is lost, and with it what is published: %s", error)
+                    self.delay = min(self.delay * 2 or 0.1, MAX_DELAY)
+                    await asyncio.sleep(self.delay * random.uniform(0.5, 1))
+        finally:
+            self.task = None
+
+    async def subscribe(self) -> None:
+        """Subscribe to the groups that have members, until none is left; raises when it is lost."""
+        self.asked.clear()
+        self.unanswered.clear()
+        # Members get nothing for now, and who joins has to wait for a new answer.
+        for group, future in self.confirmed.items():
+            if future.done():
+                self.confirmed[group] = asyncio.get_running_loop().create_future()
+        async with _async_client().pubsub() as pubsub:
+            await self.ask(pubsub)
+            if self.delay:
+                logger.warning("Redis is back.")
+                self.delay = 0.0
+            async with asyncio.TaskGroup() as tasks:
+                reader = tasks.create_task(self.read(pubsub))
+                while self.confirmed:
+                    await self.changed.wait()
+                    await self.ask(pubsub)
+                reader.cancel()
+
+    async def ask(self, pubsub: PubSub) -> None:
+        """Tell Redis which groups have got members since, and which have lost their last."""
+        self.changed.clear()
+        new, old = self.confirmed.keys() - self.asked, self.asked - self.confirmed.keys()
+        if new:
+            self.asked |= new
+            self.unanswered.update(new)
+            await pubsub.subscribe(*(conf.REDIS_PREFIX + group for group in new))
+        if old:
+            self.asked -= old
+            await pubsub.unsubscribe(*(conf.REDIS_PREFIX + group for group in old))
+        for group in self.asked:
+            self.confirm(group)  # Some were left and joined again meanwhile.
+
+    async def read(self, pubsub: PubSub) -> None:
+        """Deliver what Redis sends; raises when it is silent even to a ping."""
+        silent = False
+        while True:
+            message: dict[str, Any] | None = await pubsub.get_message(timeout=PING_INTERVAL)
+            if message is None:
+                if silent:
+                    raise ConnectionError("It does not answer.")
+                silent = True
+                await pubsub.ping()
+                continue
+            silent = False
+            if message["type"] in ("message", "subscribe"):
+                group = message["channel"].decode().removeprefix(conf.REDIS_PREFIX)
+                if message["type"] == "message":
+                    self.deliver(group, *Message.unpack(message["data"]))
+                    # In a flood, let the server write what was delivered.
+                    await asyncio.sleep(0)
+                else:
+                    self.unanswered[group] -= 1
+                    self.confirm(group)
+
+    def confirm(self, group: str) -> None:
+        """Let those in who wait to join a group, if Redis has answered all that it was asked."""
+        future = self.confirmed.get(group)
+        if future is not None and not future.done() and not self.unanswered[group]:
+            future.set_result(None)
