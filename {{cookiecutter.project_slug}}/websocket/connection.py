@@ -59,12 +59,16 @@ LINGER: Final = 30.0
 _CONNECTING, _CONNECTED, _DISCONNECTED = State
 
 
+def _of_request(name: str) -> Any:
+    # Not __getattr__: with one, Python finds every attribute of the class at half the speed.
+    return property(lambda socket: getattr(socket.request, name))
+
+
 class WebSocket:
     """One connection.
 
-    A view receives it in place of a request, and it answers as one: what it does not have itself
-    (`GET`, `COOKIES`, `build_absolute_uri()`, whatever middleware added) it takes from `request`,
-    the handshake, so that Django's decorators work on socket views.
+    A view receives it in place of a request, and it has what decorators ask a request for, so
+    that Django's work on socket views. All else, such as what middleware added, `request` has.
 
     One task at a time may receive; any number may send. Once the connection is over, receiving
     and sending raise `WebSocketDisconnect`. Used against the protocol (sent to before it is
@@ -112,12 +116,6 @@ class WebSocket:
 
     def __repr__(self) -> str:
         return f"<WebSocket {self.path} {self.app_state.name}>"
-
-    def __getattr__(self, name: str) -> Any:
-        # Called for what the socket lacks. Private names are never the request's to answer.
-        if name == "request" or name.startswith("_"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.request, name)
 
     # What the client asked for
 
@@ -184,6 +182,16 @@ class WebSocket:
         session: SessionBase = self.request.session
         return session
 
+    COOKIES = _of_request("COOKIES")
+    GET = _of_request("GET")
+    META = _of_request("META")
+    build_absolute_uri = _of_request("build_absolute_uri")
+    get_full_path = _of_request("get_full_path")
+    get_host = _of_request("get_host")
+    is_secure = _of_request("is_secure")
+    method = _of_request("method")
+    resolver_match = _of_request("resolver_match")
+
     # The connection's life
 
     async def accept(
@@ -196,9 +204,7 @@ class WebSocket:
         Raises `RuntimeError` when it was accepted before, `ValueError` for a header with a line
         break in it, `WebSocketDisconnect` when the client has left.
         """
-        # A 101 has no content, and so no length of it (RFC 9110, section 8.6).
-        encoded = [h for h in self.accept_headers if h[0] != b"content-length"]
-        encoded += map(_encode_header, headers or ())
+        encoded = [*self.accept_headers, *map(_encode_header, headers or ())]
         if self.client_state is _CONNECTING:
             await self.receive()
         await self.send({"type": SendEvent.ACCEPT, "subprotocol": subprotocol, "headers": encoded})
@@ -218,13 +224,21 @@ class WebSocket:
         if len(reason.encode()) > 123:
             raise ValueError(f"A close reason has 123 bytes at the most; this one: {reason!r}.")
         if self.app_state is _DISCONNECTED:
-            if self._closing not in (None, asyncio.current_task()):
+            if self._closing is not None:
                 await asyncio.wait([self._closing])
             return
+        await self._begin_close(code, reason)
+
+    def _begin_close(self, code: int, reason: str) -> Coroutine[Any, Any, None]:
+        """End the connection for this side, and return what is left to do: to say so."""
+
+        async def send_close() -> None:
+            with suppress(OSError, RuntimeError):  # The client was faster.
+                await self._send({"type": SendEvent.CLOSE, "code": code, "reason": reason})
+
         self._end(code, reason)
         self._over = True
-        with suppress(OSError, RuntimeError):  # The client was faster.
-            await self._send({"type": SendEvent.CLOSE, "code": code, "reason": reason})
+        return send_close()
 
     async def reject(self, code: int, reason: str = "") -> None:
         """Accept the connection and close it at once.
@@ -271,6 +285,8 @@ class WebSocket:
             self._started = set()
         self._started.add(task)
         task.add_done_callback(self._started.discard)
+        # A task that is cancelled before it has begun never awaits its coroutine.
+        task.add_done_callback(lambda task: coroutine.close())
         return task
 
     def close_soon(self, code: int, reason: str = "", grace: float | None = None) -> None:
@@ -278,8 +294,8 @@ class WebSocket:
 
         The view has `grace` seconds to end: as always, WEBSOCKET_DISCONNECT_GRACE, if it is None.
         """
-        if self.app_state is not _DISCONNECTED and self._closing is None:
-            self._closing = asyncio.create_task(self.close(code, reason))
+        if self.app_state is not _DISCONNECTED:
+            self._closing = asyncio.create_task(self._begin_close(code, reason))
         if self._deadline is not None and grace is not None:
             self._deadline.reschedule(asyncio.get_running_loop().time() + grace)
 
@@ -314,21 +330,24 @@ class WebSocket:
             event = await (self._receive() if self._inbox is None else self._inbox.receive())
         finally:
             self._receiving = False
-        if event["type"] == ReceiveEvent.RECEIVE and self.client_state is not _CONNECTING:
+        return self._received(event)
+
+    def _received(self, event: Event) -> Event:
+        """Note what an event means, and return it."""
+        kind = event["type"]
+        if kind == ReceiveEvent.RECEIVE and self.client_state is not _CONNECTING:
             if size_of(event) > conf.MAX_MESSAGE_SIZE:
-                await self.close_too_large(event)
-                raise self._disconnect()
+                raise self.close_too_large(event)
             self.messages_in += 1
-            return event
-        elif event["type"] == ReceiveEvent.CONNECT and self.client_state is not _CONNECTED:
+        elif kind == ReceiveEvent.CONNECT and self.client_state is not _CONNECTED:
             if self.client_state is _CONNECTING:
                 self.client_state = State.CONNECTED
-            return event
-        elif event["type"] == ReceiveEvent.DISCONNECT:
+        elif kind == ReceiveEvent.DISCONNECT:
             self.client_left(event)
             self._over = True
-            return event
-        raise InvalidMessage(f"The server sent an event that is not allowed here: {event!r}.", 1002)
+        else:
+            raise InvalidMessage(f"The server sent an event that is not allowed: {event!r}.", 1002)
+        return event
 
     async def send(self, event: Event) -> None:
         """Send an ASGI event: accept, send or close.
@@ -337,33 +356,22 @@ class WebSocket:
         is over, and `RuntimeError` for an event that is not allowed now.
         """
         state, kind = self.app_state, event["type"]
-        if state is _CONNECTED and kind == SendEvent.SEND:
-            try:
-                await self._send(event)
-            except (OSError, RuntimeError) as error:
-                # uvicorn raises the one when the client has left, the other when it closed the
-                # connection itself, over a frame that breaks the protocol or a missing pong.
-                raise self.lost() from error
-            self.messages_out += 1
-        elif kind == SendEvent.CLOSE:
+        if kind == SendEvent.CLOSE:
             await self.close(event.get("code", 1000), event.get("reason") or "")
-        elif state is _DISCONNECTED:
-            raise self._disconnect()
+        elif state is _CONNECTED and kind == SendEvent.SEND:
+            text = event.get("text")
+            await self.send_message(event["bytes"] if text is None else text)
         elif state is _CONNECTING and kind == SendEvent.ACCEPT:
             self.app_state = State.CONNECTED
             try:
                 await self._send(event)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:
                 raise self.lost() from error
             self.accept_headers = []
             self._opened = time.monotonic()
             self._log("open")
         else:
-            allowed = SendEvent.ACCEPT if state is _CONNECTING else SendEvent.SEND
-            raise RuntimeError(
-                f"Cannot send {kind!r} while the connection is {state.name}: "
-                f"only {allowed!r} and {SendEvent.CLOSE!r} are allowed."
-            )
+            raise self._unsendable(event)
 
     # Messages in
 
@@ -410,17 +418,28 @@ class WebSocket:
 
     async def __anext__(self) -> str | bytes:
         """Return the next message, str for text and bytes for binary; stop when the client left."""
+        # Short text in an open connection comes this way, without the frame of receive() and
+        # without its checks: that halves what this class adds to the server's own work.
+        event: Event | None = None
+        if self.app_state is _CONNECTED and self._inbox is None and not self._receiving:
+            self._receiving = True
+            try:
+                event = await self._receive()
+            finally:
+                self._receiving = False
+            text: str | None = event.get("text")
+            if text is not None and len(text) * 4 <= conf.MAX_MESSAGE_SIZE:
+                self.messages_in += 1
+                return text
         try:
-            event = await self.receive()
+            event = self._received(event) if event else await self.receive()
         except WebSocketDisconnect:
             raise StopAsyncIteration from None
         message: str | bytes | None = event.get("text")
         if message is None:
             message = event.get("bytes")
-            if message is None:
-                if event["type"] == ReceiveEvent.DISCONNECT:
-                    raise StopAsyncIteration
-                raise self._unexpected(event, "text or binary")
+        if message is None:
+            raise StopAsyncIteration
         return message
 
     def iter_text(self) -> AsyncIterator[str]:
@@ -435,23 +454,35 @@ class WebSocket:
         """Iterate over values until the client leaves; raises as `receive_json` does."""
         return _until_left(self.receive_json)
 
-    # Messages out: each returns the coroutine of send(), and raises what that does
+    # Messages out
+
+    async def send_message(self, message: str | bytes) -> None:
+        """Send a str as a text message, bytes as a binary one.
+
+        Waits while the client is slow to read. Raises `WebSocketDisconnect` when the connection
+        is over, and `RuntimeError` before the accept.
+        """
+        kind = "text" if isinstance(message, str) else "bytes"
+        event: Event = {"type": "websocket.send", kind: message}
+        if self.app_state is not _CONNECTED:
+            raise self._unsendable(event)
+        try:
+            await self._send(event)
+        except (OSError, RuntimeError) as error:
+            # uvicorn raises the one when the client has left, the other when it has closed the
+            # connection itself, over a frame that breaks the protocol or a missing pong.
+            raise self.lost() from error
+        self.messages_out += 1
+
+    # The others only return its coroutine: one of their own would cost every message a frame.
 
     def send_text(self, data: str) -> Coroutine[Any, Any, None]:
-        """Send a text message."""
-        return self.send({"type": SendEvent.SEND, "text": data})
+        """Send a text message; raises as `send_message` does."""
+        return self.send_message(data)
 
     def send_bytes(self, data: bytes | str) -> Coroutine[Any, Any, None]:
-        """Send a binary message; of a str, its UTF-8."""
-        if isinstance(data, str):
-            data = data.encode()
-        return self.send({"type": SendEvent.SEND, "bytes": data})
-
-    def send_message(self, message: str | bytes) -> Coroutine[Any, Any, None]:
-        """Send a str as a text message, bytes as a binary one."""
-        if isinstance(message, str):
-            return self.send({"type": SendEvent.SEND, "text": message})
-        return self.send({"type": SendEvent.SEND, "bytes": message})
+        """Send a binary message, of a str its UTF-8; raises as `send_message` does."""
+        return self.send_message(data.encode() if isinstance(data, str) else data)
 
     def send_json(self, data: Any, **dumps: Any) -> Coroutine[Any, Any, None]:
         """Send a value as JSON in a text message.
@@ -496,10 +527,14 @@ class WebSocket:
         self.client_state = State.DISCONNECTED
         self._end(event.get("code") or 1005, event.get("reason") or "")
 
-    async def close_too_large(self, event: Event) -> None:
-        """Close over a message that is larger than WEBSOCKET_MAX_MESSAGE_SIZE."""
+    def close_too_large(self, event: Event) -> WebSocketDisconnect:
+        """Close over a message that is larger than WEBSOCKET_MAX_MESSAGE_SIZE.
+
+        Returns the exception for who receives.
+        """
         size, limit = size_of(event), conf.MAX_MESSAGE_SIZE
-        await self.close(1009, f"A message may have {limit} bytes; this one has {size}.")
+        self.close_soon(1009, f"A message may have {limit} bytes; this one has {size}.")
+        return self._disconnect()
 
     async def refuse(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer the handshake as HTTP (ASGI's extension "WebSocket Denial Response").
@@ -599,6 +634,16 @@ class WebSocket:
 
     def _disconnect(self) -> WebSocketDisconnect:
         return WebSocketDisconnect(self.close_code or 1006, self.close_reason)
+
+    def _unsendable(self, event: Event) -> Exception:
+        state = self.app_state
+        if state is _DISCONNECTED:
+            return self._disconnect()
+        allowed = SendEvent.ACCEPT if state is _CONNECTING else SendEvent.SEND
+        return RuntimeError(
+            f"Cannot send {event['type']!r} while the connection is {state.name}: "
+            f"only {allowed!r} and {SendEvent.CLOSE!r} are allowed."
+        )
 
     def _unexpected(self, event: Event, wanted: str) -> Exception:
         if event["type"] == ReceiveEvent.DISCONNECT:

@@ -71,7 +71,7 @@ class Inbox:
                     self.keep(event)
                     return
                 if size_of(event) > conf.MAX_MESSAGE_SIZE:
-                    await self.socket.close_too_large(event)
+                    self.socket.close_too_large(event)
                 elif self.size < conf.MAX_MESSAGE_SIZE:
                     self.keep(event)
         finally:
