@@ -1,0 +1,348 @@
+"""The README of the rendered project: its code runs, its tables are complete, its options exist."""
+
+import ast
+import configparser
+import contextlib
+import http.client
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Project, Server, run
+from markdown_it import MarkdownIt
+from playwright.sync_api import Page, expect, sync_playwright
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+OPENSSL = shutil.which("openssl")
+
+# The first line of a block names the file that the block is to be added to.
+FILE = re.compile(r"(?:# |// |<!-- )(?P<path>[a-z_./]+\.(?:py|js|html))(?: -->)?\n")
+
+# What the README's own tests leave out of what its views promise.
+MORE_TESTS = """
+import asyncio
+
+from django.contrib.auth.models import Group
+from django.test import TestCase, TransactionTestCase
+from users.models import User
+from websocket.groups import publish
+from websocket.testing import HandshakeRefused, connect
+
+
+class ReadmeTests(TestCase):
+    @classmethod
+    def setUpTestData(cls):
+        cls.anna = User.objects.create_user("anna")
+        cls.root = User.objects.create_superuser("root")
+
+    async def test_add_adds_numbers_and_refuses_all_else(self):
+        async with connect("/ws/add/") as socket:
+            await socket.send_json([1, 2, 3])
+            assert await socket.receive_json() == {"sum": 6}
+            await socket.send_json(["a"])
+            assert await socket.wait_closed() == 1003
+
+    async def test_the_head_count_is_for_staff(self):
+        async with connect("/ws/head-count/") as socket:
+            assert await socket.wait_closed() == 3000
+        with self.assertRaises(HandshakeRefused) as refused:
+            async with connect("/ws/head-count/", user=self.anna):
+                pass
+        assert refused.exception.status_code == 403
+        async with connect("/ws/head-count/", user=self.root) as socket:
+            await socket.send_text("?")
+            assert await socket.receive_json() == {"users": 2}
+
+    async def test_the_time_is_for_all_sites_and_the_rest_for_its_own(self):
+        foreign = {"Origin": "https://elsewhere.example"}
+        async with connect("/ws/time/", headers=foreign) as socket:
+            assert set(await socket.receive_json()) == {"time"}
+        with self.assertRaises(HandshakeRefused):
+            async with connect("/ws/add/", headers=foreign):
+                pass
+
+    async def test_the_tally_counts(self):
+        async with connect("/ws/tally/") as socket:
+            for count in (1, 2):
+                await socket.send_bytes(b"")
+                assert await socket.receive_json() == {"count": count}
+
+    async def test_an_event_stream_hears_what_sync_code_publishes(self):
+        await self.async_client.aforce_login(self.anna)
+        response = await self.async_client.get("/rooms/lobby/events/")
+        events = aiter(response.streaming_content)
+        first = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(publish, "room.lobby", {"text": "hello"})
+        assert await asyncio.wait_for(first, 5) == b'data: {"text": "hello"}\\n\\n'
+        await events.aclose()
+
+
+class CommittedTests(TransactionTestCase):
+    async def test_the_admins_action_and_a_change_of_groups_close_a_users_sockets(self):
+        self.anna = await User.objects.acreate_user("anna")
+        root = await User.objects.acreate_user("root", is_staff=True, is_superuser=True)
+        await self.async_client.aforce_login(root)
+        async with connect("/ws/rooms/lobby/", user=self.anna) as socket:
+            action = {"action": "close_sockets", "_selected_action": [self.anna.pk]}
+            await self.async_client.post("/admin/users/user/", action)
+            assert await socket.wait_closed() == 3000
+        async with connect("/ws/rooms/lobby/", user=self.anna) as socket:
+            staff = await Group.objects.acreate(name="staff")
+            await self.anna.groups.aadd(staff)
+            assert await socket.wait_closed() == 3000
+"""
+
+
+@pytest.fixture(scope="module")
+def readme(project: Project) -> str:
+    return (project.path / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(readme: str, *languages: str) -> list[str]:
+    """Return the code blocks in some languages."""
+    tokens = MarkdownIt().parse(readme)
+    return [token.content for token in tokens if token.type == "fence" and token.info in languages]
+
+
+def block(readme: str, start: str) -> str:
+    """Return the one code block that starts so."""
+    (found,) = (
+        token.content
+        for token in MarkdownIt().parse(readme)
+        if token.type == "fence" and token.content.startswith(start)
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def pasted(project: Project, readme: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project of a reader who has pasted each block at the end of the file that it names."""
+    copy = project.copy(tmp_path_factory.mktemp("readme") / "project")
+    for code in blocks(readme, "python", "js", "html"):
+        named = FILE.match(code)
+        assert named, f"This block names no file:\n{code}"
+        with (copy.path / named["path"]).open("a", encoding="utf-8") as file:
+            file.write(f"\n\n{code}" if file.tell() else code)
+    return copy
+
+
+def test_django_and_the_linters_find_nothing_to_say_about_the_pasted_code(pasted: Project) -> None:
+    assert "no issues" in pasted.run("manage.py", "check", "--fail-level", "DEBUG").stdout
+    pasted.run("manage.py", "makemigrations", "--check", "--dry-run")
+    # Pasted at the end of a file, an import is not where a linter wants it.
+    ruff = ("-m", "ruff", "check", "--no-cache", "--ignore", "E402,F811,I001", ".")
+    pasted.run(*ruff)
+    pasted.run("-m", "mypy", "--cache-dir", os.devnull, ".")
+
+
+def test_the_tests_of_the_readme_pass_and_its_views_do_what_it_says(pasted: Project) -> None:
+    more = pasted.path / "users" / "tests" / "test_more.py"
+    more.write_text(MORE_TESTS)
+    assert " passed" in pasted.run("-m", "pytest", "users").stdout
+    more.unlink()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here.")
+def test_two_people_talk_in_the_room_of_the_readme(
+    pasted: Project, serve: Callable[..., Server]
+) -> None:
+    make_users = (
+        "from users.models import User\n"
+        "for name in ('anna', 'ben'): User.objects.create_superuser(name, password=name)"
+    )
+    pasted.run("manage.py", "shell", "-c", make_users)
+    server = serve(path=pasted.path)
+
+    def enter(page: Page, name: str) -> None:
+        page.goto(f"{server.url}/rooms/lobby/")
+        page.get_by_label("Username:").fill(name)
+        page.get_by_label("Password:").fill(name)
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator("#time")).not_to_be_empty()
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        anna, ben = (browser.new_context().new_page() for _ in range(2))
+        enter(anna, "anna")
+        enter(ben, "ben")
+        anna.get_by_label("Message").fill("<b>hello</b>")
+        anna.get_by_role("button", name="Send").click()
+        for page in (anna, ben):
+            expect(page.locator("#messages")).to_have_text("anna: <b>hello</b>")
+        browser.close()
+
+
+# --- production --------------------------------------------------------------------------------
+
+
+def production(readme: str) -> dict[str, str]:
+    """Return the environment that the README deploys with, and a key of one's own."""
+    lines = block(readme, "# /etc/my_project.env").splitlines()[1:]
+    return dict(line.split("=", 1) for line in lines) | {"SECRET_KEY": "2fTq9-" * 10}
+
+
+def test_django_finds_nothing_to_say_about_the_readmes_production(
+    project: Project, readme: str, tmp_path: Path
+) -> None:
+    copy = project.copy(tmp_path / "deployed")
+    (copy.path / ".env").unlink()
+    (packages,) = re.findall(r"pip install -e '\.\[(postgres,redis)\]'", readme)
+    run(
+        *(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", project.python),
+        *("--target", tmp_path / "packages", f"{project.path}[{packages}]"),
+    )
+    (command,) = re.findall(r"^python (manage\.py check --deploy.*)$", readme, re.MULTILINE)
+    env = {**copy.env, **production(readme), "PYTHONPATH": str(tmp_path / "packages")}
+    assert "no issues (0 silenced)" in copy.run(*command.split(), env=env).stdout
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+@pytest.fixture
+def nginx(readme: str, tmp_path: Path) -> Iterator[Callable[[int], tuple[int, Path]]]:
+    """A function that starts the README's site; returns its HTTPS port, and its certificate."""
+    processes = []
+    certificate, key = tmp_path / "fullchain.pem", tmp_path / "privkey.pem"
+
+    def start(upstream: int) -> tuple[int, Path]:
+        run(
+            *(OPENSSL, "req", "-x509", "-nodes", "-newkey", "ec", "-days", "2"),
+            *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=example.com"),
+            *("-addext", "subjectAltName=DNS:example.com", "-out", certificate, "-keyout", key),
+        )
+        plain, secure = free_ports(2)
+        site = block(readme, "# /etc/nginx/conf.d/my_project.conf")
+        for ours, theirs in {
+            "127.0.0.1:8000": f"127.0.0.1:{upstream}",
+            "server 127.0.0.1:8001 max_fails=0;": "",
+            "/etc/letsencrypt/live/example.com": str(tmp_path),
+            "listen 443": f"listen 127.0.0.1:{secure}",
+            "listen 80": f"listen 127.0.0.1:{plain}",
+        }.items():
+            assert ours in site
+            site = site.replace(ours, theirs)
+        temporary = "".join(
+            f"{kind}_temp_path {tmp_path / kind};\n"
+            for kind in ("client_body", "fastcgi", "proxy", "scgi", "uwsgi")
+        )
+        config = tmp_path / "nginx.conf"
+        config.write_text(
+            f"daemon off;\nmaster_process off;\npid {tmp_path / 'pid'};\nevents {{}}\n"
+            f"http {{\naccess_log off;\n{temporary}{site}}}\n"
+        )
+        command = [NGINX, "-e", "stderr", "-p", tmp_path, "-c", config]
+        run(*command, "-t")
+        processes.append(subprocess.Popen(command))
+        deadline = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", secure)).close()
+                return secure, certificate
+            assert time.monotonic() < deadline, "nginx did not start"
+            time.sleep(0.01)
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.skipif(not (NGINX and OPENSSL), reason="There is no nginx or no openssl here.")
+def test_the_readmes_server_behind_the_readmes_nginx_serves_pages_sockets_and_events(
+    pasted: Project,
+    readme: str,
+    serve: Callable[..., Server],
+    nginx: Callable[[int], tuple[int, Path]],
+) -> None:
+    # On SQLite, and with groups in the memory of one process; .env has another DEBUG.
+    env = {**production(readme), "DEBUG": "false"}
+    del env["DATABASE_URL"], env["REDIS_URL"]
+    log_in = (
+        "from django.test import Client\n"
+        "from users.models import User\n"
+        "client = Client()\n"
+        "client.force_login(User.objects.create_user('carol'))\n"
+        "print(client.cookies['sessionid'].value)"
+    )
+    project_env = {**pasted.env, **env}
+    pasted.run("manage.py", "collectstatic", "--no-input", env=project_env)
+    shell = pasted.run("manage.py", "shell", "-c", log_in, env=project_env)
+    cookie = f"sessionid={shell.stdout.split()[-1]}"
+
+    server = serve(env=env, path=pasted.path)
+    port, certificate = nginx(server.port)
+    trust = ssl.create_default_context(cafile=str(certificate))
+
+    def get(path: str) -> http.client.HTTPResponse:
+        client = http.client.HTTPConnection("example.com", timeout=10)
+        tcp = socket.create_connection(("127.0.0.1", port), timeout=10)
+        client.sock = trust.wrap_socket(tcp, server_hostname="example.com")
+        client.request("GET", path, headers={"Cookie": cookie})
+        return client.getresponse()
+
+    def open_socket(path: str, origin: str = "https://example.com") -> ClientConnection:
+        return connect(
+            f"wss://example.com{path}",
+            additional_headers={"Cookie": cookie, "Origin": origin},
+            proxy=None,
+            sock=socket.create_connection(("127.0.0.1", port), timeout=10),
+            ssl=trust,
+        )
+
+    page = get("/rooms/lobby/").read().decode()
+    (script,) = re.findall(r'src="(/static/users/room\.\w+\.js)"', page)
+    assert get(script).status == 200
+
+    with pytest.raises(InvalidStatus) as refused:
+        open_socket("/ws/rooms/lobby/", "https://elsewhere.example")
+    assert refused.value.response.status_code == 403
+
+    events = get("/rooms/lobby/events/")
+    with open_socket("/ws/rooms/lobby/") as client:
+        client.send('{"text": "hello"}')
+        assert events.readline() == b'data: {"user": "carol", "text": "hello"}\n'
+    events.close()
+    server.wait_for("WebSocket /ws/rooms/lobby/ 127.0.0.1 carol 1000 ")
+
+
+def test_systemd_starts_what_the_readme_serves_with(project: Project, readme: str) -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str
+    unit.read_string(block(readme, "# /etc/systemd/system/my_project@.service"))
+    assert unit.sections() == ["Unit", "Service", "Install"]
+    assert unit["Service"]["ExecStart"] == "/srv/my_project/serve --port %i"
+    script = (project.path / "serve").read_text()
+    (graceful,) = re.findall(r"UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN:=(\d+)", script)
+    assert int(unit["Service"]["TimeoutStopSec"]) > int(graceful)
+
+
+def test_the_table_of_settings_has_every_setting_with_its_default(
+    project: Project, readme: str
+) -> None:
+    module = ast.parse((project.path / "websocket" / "conf.py").read_text())
+    defaults = {
+        f"WEBSOCKET_{ast.unparse(node.target)}": eval(ast.unparse(node.value))
+        for node in module.body
+        if isinstance(node, ast.AnnAssign)
+    }
+    rows = re.findall(r"^\| `(WEBSOCKET_\w+)` \| `(.+?)` \|", readme, re.MULTILINE)
+    assert {name: ast.literal_eval(default) for name, default in rows} == defaults
+    assert set(re.findall(r"WEBSOCKET_[A-Z_]+[A-Z]", readme)) == set(defaults)
