@@ -6,6 +6,7 @@ This holds for sockets whose view, or a decorator on it, has looked at `socket.u
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django.websocket")
 
-# The group in which every process listens for whom to disconnect.
-GROUP = "websocket.auth"
+# The group in which every process listens for whom to disconnect; no other can have this name.
+GROUP = "@auth"
 
 
 def disconnect(who: AbstractBaseUser | str) -> None:
@@ -34,7 +35,7 @@ def disconnect(who: AbstractBaseUser | str) -> None:
     From sync code. The user may connect again, if the session still allows it. Raises
     `PublishError` as `publish` does.
     """
-    groups.publish(GROUP, f"session {_digest(who)}" if isinstance(who, str) else f"user {who.pk}")
+    _publish(f"session {_digest(who)}" if isinstance(who, str) else f"user {who.pk}")
 
 
 class Listener:
@@ -47,23 +48,29 @@ class Listener:
 
     def push(self, message: groups.Message) -> None:
         kind, _, rest = message.event["text"].partition(" ")
-        if self.is_of_session(rest) if kind == "session" else self.is_of_user(rest):
+        if self.session == rest if kind == "session" else self.is_of_user(rest):
             self.socket.close_soon(3000, "Logged out.")
 
-    def is_of_session(self, digest: str) -> bool:
+    @cached_property
+    def session(self) -> str | None:
+        """What recognises the session; worked out once, for every logout asks every socket."""
         session = getattr(self.socket.request, "session", None)
-        return bool(session and session.session_key and _digest(session.session_key) == digest)
+        return _digest(session.session_key) if session and session.session_key else None
 
     def is_of_user(self, rest: str) -> bool:
-        """Tell whether the socket is the user's and, where a hash is given, has another one."""
+        """Tell whether the socket is the user's and, where a password is told, has another."""
         user: Any = self.socket.request.user
-        pk, _, auth_hash = rest.partition(" ")
-        return str(user.pk) == pk and not (auth_hash and user.get_session_auth_hash() == auth_hash)
+        pk, _, digest = rest.partition(" ")
+        return str(user.pk) == pk and digest != _digest(user.get_session_auth_hash())
 
 
-def _digest(session_key: str) -> str:
-    """Session keys are secrets: what goes over Redis only recognises one."""
-    return salted_hmac(GROUP, session_key).hexdigest()
+def _digest(secret: str) -> str:
+    """Session keys and hashes are secrets: what goes over Redis only recognises one."""
+    return salted_hmac(GROUP, secret, algorithm="sha256").hexdigest()
+
+
+def _publish(text: str) -> None:
+    groups.publish_message(GROUP, groups.Message.encode(text))
 
 
 # The receivers of Django's signals; websocket.apps connects them
@@ -76,32 +83,33 @@ def on_logout(request: Any, **kwargs: Any) -> None:
         _tell(f"session {_digest(session_key)}")
 
 
-def on_save(instance: Any, created: bool, update_fields: Any, **kwargs: Any) -> None:
+def on_save(instance: Any, created: bool, update_fields: Any, using: str, **kwargs: Any) -> None:
     """Close the sockets of a user who is no longer active, or has another password by now."""
     if created or (update_fields and not {"is_active", "password"} & set(update_fields)):
         return
     _tell(
-        f"user {instance.pk} {instance.get_session_auth_hash()}"
+        f"user {instance.pk} {_digest(instance.get_session_auth_hash())}"
         if instance.is_active
-        else f"user {instance.pk}"
+        else f"user {instance.pk}",
+        using,
     )
 
 
-def on_delete(instance: Any, **kwargs: Any) -> None:
+def on_delete(instance: Any, using: str, **kwargs: Any) -> None:
     """Close the sockets of a user who is no more."""
-    _tell(f"user {instance.pk}")
+    _tell(f"user {instance.pk}", using)
 
 
-def _tell(message: str) -> None:
+def _tell(text: str, using: str | None = None) -> None:
     """Publish once the change is committed; a Redis that is away must not undo it."""
 
     def publish() -> None:
         try:
-            groups.publish(GROUP, message)
+            _publish(text)
         except groups.PublishError as error:
             logger.error("Sockets that should be closed stay open: %s", error)
 
-    transaction.on_commit(publish)
+    transaction.on_commit(publish, using=using)
 
 
 def connect_receivers() -> None:

@@ -6,8 +6,10 @@ from importlib import metadata
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
 from django.utils.module_loading import import_string
+
+from websocket import conf
 
 
 @register(Tags.compatibility)
@@ -85,6 +87,44 @@ def check_middleware(**kwargs: Any) -> list[CheckMessage]:
             "every handshake ends in an error.",
             hint="Put django.contrib.sessions.middleware.SessionMiddleware before it.",
             id="websocket.W005",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_groups(**kwargs: Any) -> list[CheckMessage]:
+    """Check the settings of groups that would fail only when a message is published."""
+    messages: list[CheckMessage] = []
+    if conf.SLOW_CLIENT not in ("close", "drop"):
+        messages.append(
+            Error(
+                f"WEBSOCKET_SLOW_CLIENT is {conf.SLOW_CLIENT!r}.",
+                hint='It is "close" or "drop".',
+                id="websocket.E002",
+            )
+        )
+    if conf.REDIS_URL and _version("redis") is None:
+        messages.append(
+            Error(
+                "WEBSOCKET_REDIS_URL is set, but the package redis is not installed.",
+                hint="pip install -e '.[redis]'",
+                id="websocket.E003",
+            )
+        )
+    return messages
+
+
+@register(Tags.compatibility, deploy=True)
+def check_processes(**kwargs: Any) -> list[CheckMessage]:
+    """Tell where groups live: it matters where the site is more than one process."""
+    if conf.REDIS_URL:
+        return []
+    return [
+        Info(
+            "WEBSOCKET_REDIS_URL is empty: groups live in the memory of one process. What other "
+            "processes publish (workers, commands, a second server) does not reach its sockets.",
+            hint="Set REDIS_URL where there is more than one.",
+            id="websocket.I001",
         )
     ]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import struct
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from socket import SO_LINGER, SOL_SOCKET
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -35,8 +37,7 @@ from websocket.protocol import (
 )
 
 if TYPE_CHECKING:
-    from django.contrib.auth.base_user import AbstractBaseUser
-    from django.contrib.auth.models import AnonymousUser
+    from django.contrib.auth.models import _AnyUser
     from django.contrib.sessions.backends.base import SessionBase
 
 __all__ = [
@@ -159,20 +160,20 @@ class WebSocket:
         return self._id
 
     @property
-    def user(self) -> AbstractBaseUser | AnonymousUser:
+    def user(self) -> _AnyUser:
         """The user, as `AuthenticationMiddleware` found it during the handshake.
 
         Who looks at it has a socket for this user: it is closed with 3000 when the session ends,
         or the user is deactivated or changes the password (see websocket.auth).
         """
-        user: AbstractBaseUser | AnonymousUser = self.request.user
+        user: _AnyUser = self.request.user
         if self._listener is None and user.is_authenticated:
             self._listener = auth.Listener(self)
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._listen)
         return user
 
-    async def auser(self) -> AbstractBaseUser | AnonymousUser:
+    async def auser(self) -> _AnyUser:
         """Return `user`: the name by which Django's decorators ask for it."""
         return self.user
 
@@ -236,6 +237,8 @@ class WebSocket:
             with suppress(OSError, RuntimeError):  # The client was faster.
                 await self._send({"type": SendEvent.CLOSE, "code": code, "reason": reason})
 
+        if self.app_state is _CONNECTING:
+            groups.counters["handshake 403"] += 1
         self._end(code, reason)
         self._over = True
         return send_close()
@@ -305,8 +308,14 @@ class WebSocket:
         Plain ASGI cannot: this works where, as in uvicorn, `send` is a method of an object that
         has the connection's `transport`, and does nothing elsewhere.
         """
-        if transport := self._transport():
-            transport.abort()
+        transport = self._transport()
+        if transport is None:
+            return
+        if server_socket := transport.get_extra_info("socket"):
+            # Else the system still tries, for minutes, to send what is in its own buffer.
+            with suppress(OSError):
+                server_socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
 
     def _transport(self) -> Any:
         return getattr(getattr(self._send, "__self__", None), "transport", None)
@@ -353,14 +362,18 @@ class WebSocket:
         """Send an ASGI event: accept, send or close.
 
         Waits while the client is slow to read. Raises `WebSocketDisconnect` when the connection
-        is over, and `RuntimeError` for an event that is not allowed now.
+        is over, `RuntimeError` for an event that is not allowed now, and `ValueError` for a
+        message without text or bytes.
         """
         state, kind = self.app_state, event["type"]
         if kind == SendEvent.CLOSE:
             await self.close(event.get("code", 1000), event.get("reason") or "")
         elif state is _CONNECTED and kind == SendEvent.SEND:
             text = event.get("text")
-            await self.send_message(event["bytes"] if text is None else text)
+            message = event.get("bytes") if text is None else text
+            if message is None:
+                raise ValueError(f"A message has text or bytes: {event!r} has neither.")
+            await self.send_message(message)
         elif state is _CONNECTING and kind == SendEvent.ACCEPT:
             self.app_state = State.CONNECTED
             try:
@@ -369,6 +382,7 @@ class WebSocket:
                 raise self.lost() from error
             self.accept_headers = []
             self._opened = time.monotonic()
+            groups.counters["handshake 101"] += 1
             self._log("open")
         else:
             raise self._unsendable(event)
@@ -439,7 +453,9 @@ class WebSocket:
         if message is None:
             message = event.get("bytes")
         if message is None:
-            raise StopAsyncIteration
+            if event["type"] == ReceiveEvent.DISCONNECT:
+                raise StopAsyncIteration
+            raise self._unexpected(event, "text or binary")
         return message
 
     def iter_text(self) -> AsyncIterator[str]:
@@ -516,6 +532,11 @@ class WebSocket:
 
     def look_after(self) -> None:
         """Read ahead if the view has received nothing since the last call, and is not waiting."""
+        if self.app_state is _CONNECTED and (transport := self._transport()):
+            # A server that gave up on a client, such as for want of a pong, need not tell while
+            # that client reads nothing, or while the inbox is full.
+            if transport.is_closing():
+                self.lost()
         idle = self.messages_in == self._seen and not self._receiving
         if idle and self.client_state is not _DISCONNECTED:
             self._inbox = self._inbox or Inbox(self)
@@ -545,8 +566,9 @@ class WebSocket:
         for header in self.accept_headers:
             if header[0] == b"set-cookie" or header[0] not in names:
                 headers.append(header)
+        groups.counters[f"handshake {status}"] += 1
         self._end(1006, "")
-        with suppress(OSError):  # The client has left.
+        with suppress(OSError, RuntimeError):  # The client has left.
             await self._send(
                 {"type": "websocket.http.response.start", "status": status, "headers": headers}
             )
@@ -575,8 +597,10 @@ class WebSocket:
             self._closing.cancel()
         transport = self._transport()
         if transport and transport.get_write_buffer_size():
-            # A server waits for ever for a client that does not read its last messages.
-            asyncio.get_running_loop().call_later(LINGER, transport.abort)
+            # A server waits for ever for a client that does not read its last messages; one that
+            # stops (1012) cannot.
+            linger = conf.DISCONNECT_GRACE if self.close_code == 1012 else LINGER
+            asyncio.get_running_loop().call_later(linger, transport.abort)
 
     def _listen(self) -> None:
         if self._listener is not None and self.app_state is not _DISCONNECTED:
@@ -591,7 +615,9 @@ class WebSocket:
     # The log: one line when a socket opens, one when it closes, without the query string
 
     def log_closed(self) -> None:
-        """Log the end of a connection that was accepted."""
+        """Log the end of a connection that was accepted, and count its messages."""
+        groups.counters["messages_in"] += self.messages_in
+        groups.counters["messages_out"] += self.messages_out
         if self._opened:
             seconds = time.monotonic() - self._opened
             counts = f"{self.messages_in} in, {self.messages_out} out"

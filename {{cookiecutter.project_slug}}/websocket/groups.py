@@ -15,9 +15,11 @@ import json
 import logging
 import re
 import threading
+import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -30,13 +32,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django.websocket")
 
-#: How often a client that is slow to read was closed, and how many messages it was spared.
+#: What has happened so far: see websocket.metrics. What costs nothing to count is counted here.
 counters: Counter[str] = Counter()
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 # What keeping a message costs beside its data, roughly; its data is one for all that keep it.
 _OVERHEAD: Final = 64
+
+# Messages that a thread may publish before it is slowed down to what the event loop can deliver.
+_MAX_BACKLOG: Final = 1000
 
 
 class PublishError(Exception):
@@ -57,24 +62,23 @@ def publish(group: str, message: Any, *, exclude: WebSocket | None = None) -> No
     not JSON, and with Redis `PublishError` when it cannot be reached. With Redis it waits for the
     network: in async code use `apublish`.
     """
-    encoded = Message.encode(message)
     check_name(group)
-    if conf.REDIS_URL:
-        redis_hub().publish(group, encoded.pack(exclude))
-    else:
-        _publish_in_memory(group, encoded, exclude)
+    publish_message(group, Message.encode(message), exclude)
 
 
 async def apublish(group: str, message: Any, *, exclude: WebSocket | None = None) -> None:
     """Send a message to all members of a group; from async code. Otherwise as `publish`."""
-    encoded = Message.encode(message)
     check_name(group)
+    encoded = Message.encode(message)
     if conf.REDIS_URL:
         await redis_hub().apublish(group, encoded.pack(exclude))
-    else:
-        _publish_in_memory(group, encoded, exclude)
-        # Somebody who publishes in a loop lets the server write meanwhile.
-        await asyncio.sleep(0)
+        return
+    own = get_hub()
+    await own.caught_up()
+    for hub in _hubs_for(group):
+        (own.deliver if hub is own else hub.deliver_soon)(group, encoded, _id_of(exclude))
+    # Somebody who publishes in a loop lets the server write meanwhile.
+    await asyncio.sleep(0)
 
 
 async def subscribe(*groups: str) -> AsyncIterator[Any]:
@@ -171,7 +175,7 @@ class Subscription:
     def push(self, message: Message) -> None:
         self.waiting.append(message)
         self.size += message.size
-        while self.size > conf.OUTBOX_SIZE:
+        while self.size > conf.OUTBOX_SIZE and len(self.waiting) > 1:
             self.size -= self.waiting.popleft().size
             self.too_slow = conf.SLOW_CLIENT != "drop"
             counters["dropped"] += 1
@@ -192,7 +196,10 @@ class Hub:
     """The groups of one event loop, and their members."""
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self.members: dict[str, dict[Member, None]] = {}
+        #: What is still to be delivered for publishers that do not wait for it, and whom to tell.
+        self.backlog: deque[Callable[[], None]] = deque()
 
     def add(self, group: str, member: Member) -> None:
         """Add a member; what is published reaches it soon."""
@@ -200,6 +207,7 @@ class Hub:
 
     async def join(self, group: str, member: Member) -> None:
         """Add a member; what is published once this returns reaches it."""
+        await self.caught_up()
         self.add(group, member)
 
     def leave(self, group: str, member: Member) -> None:
@@ -211,16 +219,49 @@ class Hub:
 
     def deliver(self, group: str, message: Message, exclude: str | None) -> None:
         """Hand a message to the members of a group; none can make the others wait."""
-        for member in tuple(self.members.get(group, ())):
+        members = tuple(self.members.get(group, ()))
+        counters["deliveries"] += len(members)
+        for member in members:
             if exclude is None or member.id != exclude:
                 member.push(message)
+
+    def deliver_soon(self, group: str, message: Message, exclude: str | None) -> None:
+        """Deliver a message after those that wait; from any thread."""
+        self.do_soon(partial(self.deliver, group, message, exclude))
+
+    async def caught_up(self) -> None:
+        """Wait until what was published before is delivered."""
+        if self.backlog:
+            done = asyncio.Event()
+            self.do_soon(done.set)
+            await done.wait()
+
+    def do_soon(self, action: Callable[[], None]) -> None:
+        with _lock:
+            self.backlog.append(action)
+            is_first = len(self.backlog) == 1
+        if is_first:
+            with suppress(RuntimeError):  # The loop has ended.
+                self.loop.call_soon_threadsafe(self.do_next)
+
+    def do_next(self) -> None:
+        """Do one thing of the backlog: after each, the server gets to write to its clients."""
+        try:
+            self.backlog[0]()
+        finally:
+            with _lock:
+                self.backlog.popleft()
+                is_more = bool(self.backlog)
+            if is_more:
+                self.loop.call_soon(self.do_next)
 
     async def close(self) -> None:
         """Release what the hub holds outside of this process: nothing."""
 
 
 _hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
-_lock = threading.Lock()
+# Taken again by the same thread where the handler of a signal publishes.
+_lock = threading.RLock()
 
 
 def get_hub() -> Hub:
@@ -253,24 +294,38 @@ def redis_hub() -> ModuleType:
 serving = False
 
 
-def _publish_in_memory(group: str, message: Message, exclude: WebSocket | None) -> None:
+def publish_message(group: str, message: Message, exclude: WebSocket | None = None) -> None:
+    """Publish a message, as `publish` does, to a group whose name has been checked."""
+    if conf.REDIS_URL:
+        redis_hub().publish(group, message.pack(exclude))
+        return
+    for hub in _hubs_for(group):
+        hub.deliver_soon(group, message, _id_of(exclude))
+        if len(hub.backlog) > _MAX_BACKLOG and not _is_loop_running():
+            time.sleep(0.01)  # A thread that is far ahead lets the loop catch up.
+
+
+def _hubs_for(group: str) -> list[Hub]:
+    """Return the hubs of this process, all that can be reached without Redis."""
     if not serving:
         logger.warning(
             "A message to the group %r reached nobody: this process serves no sockets, and "
             "without REDIS_URL it cannot reach the one that does.",
             group,
         )
-        return
-    try:
-        running = asyncio.get_running_loop()
-    except RuntimeError:
-        running = None
+        return []
     with _lock:
-        hubs = list(_hubs.items())
-    for loop, hub in hubs:
-        arguments = (group, message, exclude.id if exclude else None)
-        if loop is running:
-            hub.deliver(*arguments)
-        else:
-            with suppress(RuntimeError):  # That loop has ended.
-                loop.call_soon_threadsafe(hub.deliver, *arguments)
+        return list(_hubs.values())
+
+
+def _id_of(socket: WebSocket | None) -> str | None:
+    return None if socket is None else socket.id
+
+
+def _is_loop_running() -> bool:
+    """Tell whether this thread runs an event loop, which must not be held up."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.signals import request_started
+from django.db import connections
 from django.http import (
     Http404,
     HttpRequest,
@@ -74,6 +75,10 @@ class HandshakeHandler(BaseHandler):
     def __init__(self) -> None:
         super().__init__()
         self.load_middleware()
+        #: Without middleware, and without a transaction, there is nothing that may block.
+        self.needs_thread = bool(settings.MIDDLEWARE) or any(
+            database["ATOMIC_REQUESTS"] for database in connections.databases.values()
+        )
 
     def handle(self, scope: Scope, receive: Receive, send: Send) -> HttpResponseBase:
         """Return the response to a handshake: `SwitchingProtocols`, or one that refuses it."""
@@ -140,7 +145,7 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
         return request.switching
 
     # What wraps() copied of a view that is marked as async would make Django await this one.
-    for marker in ("_is_coroutine", "_is_coroutine_mark"):
+    for marker in ("_is_coroutine", "_is_coroutine_marker"):
         handshake.__dict__.pop(marker, None)
     handshake.socket_view = view  # type: ignore[attr-defined]
     return handshake
@@ -156,7 +161,7 @@ def is_origin_allowed(request: HttpRequest) -> bool:
     CSRF_TRUSTED_ORIGINS, where `https://*.example.com` stands for all subdomains. A client that
     sends no Origin is no browser, and is allowed.
     """
-    origin = request.headers.get("Origin")
+    origin = request.META.get("HTTP_ORIGIN")
     if origin is None:
         return True
     asking = _parse_origin(origin)
@@ -189,7 +194,7 @@ def forbid_origin(request: HttpRequest) -> HttpResponse:
     response = HttpResponseForbidden("Origin not allowed.", content_type="text/plain")
     log_response(
         "Forbidden (Origin %s is neither this host nor in CSRF_TRUSTED_ORIGINS): %s",
-        ascii(request.headers["Origin"]),
+        ascii(request.META["HTTP_ORIGIN"]),
         request.path,
         response=response,
         request=request,
@@ -203,7 +208,7 @@ def forbid_origin(request: HttpRequest) -> HttpResponse:
 
 def upgrade_required(request: HttpRequest, view: SocketView) -> HttpResponse:
     """Answer 426 (RFC 9110, section 15.5.22); where DEBUG is on, a browser gets the console."""
-    is_browser = "text/html" in request.headers.get("Accept", "")
+    is_browser = "text/html" in request.META.get("HTTP_ACCEPT", "")
     if not (settings.DEBUG and request.method == "GET" and is_browser):
         response = HttpResponse("This URL is a WebSocket's.", content_type="text/plain", status=426)
         response["Upgrade"] = "websocket"

@@ -26,6 +26,8 @@ from websocket.threads import close_idle_connections, shared_thread
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
+handle_in_thread = sync_to_async(HandshakeHandler.handle)
+
 logger = logging.getLogger("django.request")
 
 
@@ -36,6 +38,7 @@ def websockets(app: Application) -> Application:
     mistake in settings stops the server from starting, and not the first visitor.
     """
     get_handler()
+    logging.getLogger("uvicorn.error").addFilter(excuse_bad_text)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         groups.serving = True
@@ -49,6 +52,17 @@ def websockets(app: Application) -> Application:
 
     application.serves_websockets = True  # type: ignore[attr-defined]  # For websocket.checks.
     return application
+
+
+def excuse_bad_text(record: logging.LogRecord) -> bool:
+    """Log what uvicorn takes for an error of its own, a client's invalid UTF-8, as news.
+
+    The client is told with 1007; a traceback would let anybody fill the log.
+    """
+    if record.msg == "Invalid UTF-8 sequence received from client.":
+        record.exc_info = None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
@@ -65,12 +79,17 @@ async def lifespan(receive: Receive, send: Send) -> None:
 async def connect(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one connection, from its handshake to its end."""
     set_script_prefix(settings.FORCE_SCRIPT_NAME or scope.get("root_path") or "")
-    response = await sync_to_async(get_handler().handle)(scope, receive, send)
+    handler = get_handler()
+    if handler.needs_thread:
+        response = await handle_in_thread(handler, scope, receive, send)
+    else:
+        response = handler.handle(scope, receive, send)
     if not isinstance(response, SwitchingProtocols):
         await refuse(WebSocket(scope, receive, send), response)
         return
     socket, view = response.socket, response.view
-    socket.accept_headers = encode_headers(response)
+    # A 101 has no content, and so no length of it (RFC 9110, section 8.6).
+    socket.accept_headers = [h for h in encode_headers(response) if h[0] != b"content-length"]
     del response  # It is not needed for as long as the socket is open.
     with looked_after(socket):
         try:
@@ -95,14 +114,32 @@ async def run(
                 async with asyncio.TaskGroup() as tasks:
                     with socket.running(tasks, deadline):
                         try:
-                            result = await view
+                            result = await result_of(view)
                         except Exception as error:
-                            errors.append(error)
+                            errors += leaves(error)
             except* Exception as group:
-                errors.extend(group.exceptions)
+                errors += leaves(group)
     except TimeoutError:
         pass  # The deadline's own: those of views and tasks are in errors.
     return result, errors
+
+
+async def result_of(view: Awaitable[HttpResponseBase | None]) -> HttpResponseBase | None:
+    """Await a view; that it awaited what was cancelled, while it was not, is an error of its own."""
+    try:
+        return await view
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("The view awaited something that was cancelled.") from error
+
+
+def leaves(error: Exception) -> list[Exception]:
+    """Return the exceptions in a group, such as an `asyncio.TaskGroup` raises; else the one."""
+    if isinstance(error, ExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in leaves(part)]
+    return [error]
 
 
 async def finish(
@@ -198,9 +235,17 @@ def encode_headers(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-# One look a second at all open sockets, rather than a task or a timer for each
+# One look at all open sockets now and then, rather than a task or a timer for each
+
+#: Seconds between two looks.
+LOOK_EVERY = 1.0
 
 _open_sockets: WeakKeyDictionary[asyncio.AbstractEventLoop, set[WebSocket]] = WeakKeyDictionary()
+
+
+def open_sockets() -> list[WebSocket]:
+    """Return the sockets that this process has open."""
+    return [socket for sockets in list(_open_sockets.values()) for socket in list(sockets)]
 
 
 @contextmanager
@@ -210,7 +255,7 @@ def looked_after(socket: WebSocket) -> Iterator[None]:
     if loop not in _open_sockets:
         _open_sockets[loop] = set()
         # In a context of its own, which keeps nothing of this connection's alive.
-        loop.call_later(1, look_after_all, loop, context=Context())
+        loop.call_later(LOOK_EVERY, look_after_all, loop, context=Context())
     _open_sockets[loop].add(socket)
     try:
         yield
@@ -224,6 +269,6 @@ def look_after_all(loop: asyncio.AbstractEventLoop) -> None:
     for socket in sockets:
         socket.look_after()
     if close_idle_connections() or sockets:
-        loop.call_later(1, look_after_all, loop)
+        loop.call_later(LOOK_EVERY, look_after_all, loop)
     else:
         del _open_sockets[loop]

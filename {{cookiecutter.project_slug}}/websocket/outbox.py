@@ -46,6 +46,7 @@ class Outbox:
         except BaseException:
             self.leave(group)
             raise
+        counters["joins"] += 1
         if group not in self.groups:
             self.hub.leave(group, self)
 
@@ -85,18 +86,20 @@ class Outbox:
         """Keep a message for later; if that is too much, do as WEBSOCKET_SLOW_CLIENT says."""
         self.waiting.append(message)
         self.size += message.size
-        if self.size <= conf.OUTBOX_SIZE:
+        # One message is kept however large it is: its data is there once, for all members.
+        if self.size <= conf.OUTBOX_SIZE or len(self.waiting) == 1:
             return
         if conf.SLOW_CLIENT == "drop":
             if not self.is_dropping:
                 logger.warning("%r is slow to read: messages to it are dropped.", self.socket)
                 self.is_dropping = True
-            while self.size > conf.OUTBOX_SIZE:
+            while self.size > conf.OUTBOX_SIZE and len(self.waiting) > 1:
                 self.size -= self.waiting.popleft().size
                 counters["dropped"] += 1
         else:
             logger.warning("%r is slow to read: it is closed.", self.socket)
             counters["closed"] += 1
+            self.stop()
             self.socket.close_soon(1013, "Too slow to read.", grace=0)
 
     async def send(self, first: Awaitable[None]) -> None:

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import random
 from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from functools import cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
@@ -18,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from websocket import conf
-from websocket.groups import Hub, Member, Message, PublishError
+from websocket.groups import Hub, Member, Message, PublishError, get_hub
 
 logger = logging.getLogger("django.websocket")
 
@@ -30,51 +31,45 @@ ERRORS = (redis.RedisError, OSError, TimeoutError)
 PING_INTERVAL = 10.0
 MAX_DELAY = 2.0
 
+# Connections over which one process publishes at the same time, with one to listen.
+MAX_CONNECTIONS = 20
+
 
 def publish(group: str, packed: bytes) -> None:
     """Publish to all processes; raises `PublishError` when Redis is out of reach."""
     try:
-        _client(conf.REDIS_URL).publish(conf.REDIS_PREFIX + group, packed)
+        _client(conf.REDIS_URL, conf.REDIS_TIMEOUT).publish(conf.REDIS_PREFIX + group, packed)
     except ERRORS as error:
         raise PublishError(f"Redis did not take a message to {group!r}: {error}") from error
 
 
 async def apublish(group: str, packed: bytes) -> None:
     """Publish to all processes; raises `PublishError` when Redis is out of reach."""
+    hub = get_hub()
+    assert isinstance(hub, RedisHub)
     try:
-        await _async_client().publish(conf.REDIS_PREFIX + group, packed)
+        await hub.client.publish(conf.REDIS_PREFIX + group, packed)
     except ERRORS as error:
         raise PublishError(f"Redis did not take a message to {group!r}: {error}") from error
 
 
+def ping() -> None:
+    """Ask Redis whether it is there; raises `PublishError` when it is out of reach."""
+    try:
+        _client(conf.REDIS_URL, conf.REDIS_TIMEOUT).ping()
+    except ERRORS as error:
+        raise PublishError(f"Redis does not answer: {error}") from error
+
+
 @cache
-def _client(url: str) -> redis.Redis:
+def _client(url: str, timeout: float) -> redis.Redis:
     # Publishing again by itself could publish twice: a failure is the caller's to handle.
     return redis.Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=conf.REDIS_TIMEOUT,
-        socket_timeout=conf.REDIS_TIMEOUT,
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
     )
-
-
-_async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
-    WeakKeyDictionary()
-)
-
-
-def _async_client() -> redis.asyncio.Redis:
-    """Return the running event loop's client: its connections belong to the loop."""
-    loop = asyncio.get_running_loop()
-    client = _async_clients.get(loop)
-    if client is None:
-        client = _async_clients[loop] = redis.asyncio.Redis.from_url(
-            conf.REDIS_URL,
-            retry=AsyncRetry(NoBackoff(), 0),
-            socket_connect_timeout=conf.REDIS_TIMEOUT,
-            socket_timeout=conf.REDIS_TIMEOUT,
-        )
-    return client
 
 
 class RedisHub(Hub):
@@ -82,6 +77,20 @@ class RedisHub(Hub):
 
     def __init__(self) -> None:
         super().__init__()
+        # Its connections belong to the loop, as the hub does. Who finds all of them busy waits.
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            conf.REDIS_URL,
+            max_connections=MAX_CONNECTIONS,
+            retry=AsyncRetry(NoBackoff(), 0),
+            socket_connect_timeout=conf.REDIS_TIMEOUT,
+            socket_timeout=conf.REDIS_TIMEOUT,
+            timeout=conf.REDIS_TIMEOUT,
+        )
+        self.client = redis.asyncio.Redis.from_pool(pool)
+        # To the first yield: from then on the loop knows it.
+        self.end = self.close_with_loop()
+        with suppress(StopIteration):
+            self.end.asend(None).send(None)
         #: For each group that has members: done once Redis has confirmed that it sends to it.
         self.confirmed: dict[str, asyncio.Future[None]] = {}
         self.changed = asyncio.Event()
@@ -95,7 +104,7 @@ class RedisHub(Hub):
     def add(self, group: str, member: Member) -> None:
         super().add(group, member)
         if group not in self.confirmed:
-            self.confirmed[group] = asyncio.get_running_loop().create_future()
+            self.confirmed[group] = self.loop.create_future()
             self.changed.set()
         if self.task is None:
             self.task = asyncio.create_task(self.run())
@@ -116,7 +125,9 @@ class RedisHub(Hub):
     def leave(self, group: str, member: Member) -> None:
         super().leave(group, member)
         if group in self.confirmed and group not in self.members:
-            del self.confirmed[group]
+            future = self.confirmed.pop(group)
+            if not future.done():
+                future.set_result(None)  # Who still waits for it has left.
             self.changed.set()
 
     async def close(self) -> None:
@@ -124,7 +135,17 @@ class RedisHub(Hub):
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
-        await _async_client().aclose()
+        await self.client.aclose()
+
+    async def close_with_loop(self) -> AsyncGenerator[None, None]:
+        """Close when the event loop ends, which closes its generators first.
+
+        Sync code that calls async code has a loop for each call, and would keep connections of all.
+        """
+        try:
+            yield
+        finally:
+            await self.close()
 
     async def run(self) -> None:
         """Keep the subscription up while there are members, as the hub's task."""
@@ -144,23 +165,25 @@ class RedisHub(Hub):
 
     async def subscribe(self) -> None:
         """Subscribe to the groups that have members, until none is left; raises when it is lost."""
+        async with self.client.pubsub() as pubsub:
+            try:
+                await self.ask(pubsub)
+                async with asyncio.TaskGroup() as tasks:
+                    reader = tasks.create_task(self.read(pubsub))
+                    while self.confirmed:
+                        await self.changed.wait()
+                        await self.ask(pubsub)
+                    reader.cancel()
+            finally:
+                self.forget()
+
+    def forget(self) -> None:
+        """Note that Redis sends nothing for now: who joins has to wait for a new answer."""
         self.asked.clear()
         self.unanswered.clear()
-        # Members get nothing for now, and who joins has to wait for a new answer.
         for group, future in self.confirmed.items():
             if future.done():
-                self.confirmed[group] = asyncio.get_running_loop().create_future()
-        async with _async_client().pubsub() as pubsub:
-            await self.ask(pubsub)
-            if self.delay:
-                logger.warning("Redis is back.")
-                self.delay = 0.0
-            async with asyncio.TaskGroup() as tasks:
-                reader = tasks.create_task(self.read(pubsub))
-                while self.confirmed:
-                    await self.changed.wait()
-                    await self.ask(pubsub)
-                reader.cancel()
+                self.confirmed[group] = self.loop.create_future()
 
     async def ask(self, pubsub: PubSub) -> None:
         """Tell Redis which groups have got members since, and which have lost their last."""
@@ -188,6 +211,9 @@ class RedisHub(Hub):
                 await pubsub.ping()
                 continue
             silent = False
+            if self.delay:
+                logger.warning("Redis is back.")
+                self.delay = 0.0
             if message["type"] in ("message", "subscribe"):
                 group = message["channel"].decode().removeprefix(conf.REDIS_PREFIX)
                 if message["type"] == "message":
@@ -196,6 +222,8 @@ class RedisHub(Hub):
                     await asyncio.sleep(0)
                 else:
                     self.unanswered[group] -= 1
+                    if not self.unanswered[group]:
+                        del self.unanswered[group]
                     self.confirm(group)
 
     def confirm(self, group: str) -> None:

@@ -6,8 +6,8 @@ import asyncio
 import json
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from socket import socket as new_socket
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -15,8 +15,13 @@ from urllib.parse import unquote
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
-from django.core.signals import got_request_exception, setting_changed
-from django.db import connections
+from django.core.signals import (
+    got_request_exception,
+    request_finished,
+    request_started,
+    setting_changed,
+)
+from django.db import close_old_connections, connections
 from django.test import AsyncClient, TransactionTestCase, modify_settings
 from django.utils.module_loading import import_string
 
@@ -24,7 +29,7 @@ from websocket.connection import WebSocketDisconnect
 from websocket.handshake import get_handler
 from websocket.middleware import Application
 from websocket.protocol import Event, Headers, Scope, SendEvent
-from websocket.threads import DatabaseThread
+from websocket.threads import DatabaseThread, get_contexts
 
 T = TypeVar("T")
 
@@ -32,13 +37,14 @@ T = TypeVar("T")
 TIMEOUT = 5.0
 
 
-def forget_middleware(*, setting: str, **kwargs: Any) -> None:
-    """Load the middleware anew for a test that overrides it."""
-    if setting in ("DEBUG", "MIDDLEWARE"):
-        get_handler.cache_clear()
+def hear_setting(*, setting: str, **kwargs: Any) -> None:
+    """Let a test override what is read but once; middleware may have read any setting."""
+    get_handler.cache_clear()
+    if setting == "WEBSOCKET_THREADS":
+        get_contexts.cache_clear()
 
 
-setting_changed.connect(forget_middleware)
+setting_changed.connect(hear_setting)
 
 
 class HandshakeRefused(Exception):
@@ -49,6 +55,28 @@ class HandshakeRefused(Exception):
         self.status_code = status_code
         self.headers = headers
         self.content = content
+
+
+_handshakes = 0
+
+
+@contextmanager
+def connections_kept() -> Iterator[None]:
+    """Let handshakes leave the database connections alone, as the requests of Django's client do.
+
+    They are the test's, and where tests may not use the database, not even a look is allowed.
+    """
+    global _handshakes
+    _handshakes += 1
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    try:
+        yield
+    finally:
+        _handshakes -= 1
+        if not _handshakes:
+            for signal in (request_started, request_finished):
+                signal.connect(close_old_connections)
 
 
 @asynccontextmanager
@@ -72,7 +100,8 @@ async def connect(
     socket = ClientSocket(_scope(path, client, headers or {}, list(subprotocols)))
     got_request_exception.connect(socket.keep_error)
     try:
-        await socket.open()
+        with connections_kept():
+            await socket.open()
         if client is not None:
             for name, value in socket.raw_headers:
                 if name == b"set-cookie":
@@ -213,9 +242,13 @@ class ClientSocket:
         serving = application(self.scope, self._to_view.get, self._send)
         self._task = asyncio.ensure_future(serving)
         answer = asyncio.ensure_future(self._from_view.get())
-        await asyncio.wait([answer, self._task], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            [answer, self._task], timeout=TIMEOUT, return_when=asyncio.FIRST_COMPLETED
+        )
         if not answer.done():
             answer.cancel()
+            if not self._task.done():
+                raise TimeoutError(f"Waited {TIMEOUT:g} s for an answer to the handshake.")
             await self._task  # Raises what the application raised.
             raise AssertionError("The application ended without an answer to the handshake.")
         if self._refusal is not None:
@@ -296,16 +329,22 @@ class ASGILiveServerTestCase(TransactionTestCase):
 
     host = "127.0.0.1"
     live_server_url: str
+    _allowed: modify_settings
+    _server: LiveServer
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        allowed = modify_settings(ALLOWED_HOSTS={"append": cls.host})
-        allowed.enable()
-        cls.addClassCleanup(allowed.disable)
-        server = LiveServer(cls.host)
-        cls.addClassCleanup(server.stop)
-        cls.live_server_url = f"http://{cls.host}:{server.port}"
+        cls._allowed = modify_settings(ALLOWED_HOSTS={"append": cls.host})
+        cls._allowed.enable()
+        cls._server = LiveServer(cls.host)
+        cls.live_server_url = f"http://{cls.host}:{cls._server.port}"
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls._server.stop()
+        cls._allowed.disable()  # Before the settings that the class overrides.
+        super().tearDownClass()
 
 
 class LiveServer:

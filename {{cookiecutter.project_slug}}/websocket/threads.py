@@ -48,7 +48,7 @@ class DatabaseThread(ThreadPoolExecutor):
 
 
 @cache
-def _contexts() -> tuple[list[DatabaseThread], Iterator[ThreadSensitiveContext]]:
+def get_contexts() -> tuple[list[DatabaseThread], Iterator[ThreadSensitiveContext]]:
     threads = [DatabaseThread(number) for number in range(conf.THREADS)]
     contexts = [ThreadSensitiveContext() for _ in threads]
     # asgiref asks this table which executor a context has. It holds contexts weakly: cycle()
@@ -67,7 +67,7 @@ def shared_thread() -> Iterator[None]:
     if variable.get(None) is not None:
         yield
         return
-    token = variable.set(next(_contexts()[1]))
+    token = variable.set(next(get_contexts()[1]))
     try:
         yield
     finally:
@@ -79,7 +79,7 @@ def close_idle_connections() -> bool:
 
     Returns whether any thread still holds a connection.
     """
-    connected = [thread for thread in _contexts()[0] if thread.connected]
+    connected = [thread for thread in get_contexts()[0] if thread.connected]
     for thread in connected:
         if time.monotonic() - thread.last_job >= 1:
             thread.submit(int)  # Any job starts with closing them.

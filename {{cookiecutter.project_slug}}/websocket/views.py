@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 from django.http.response import HttpResponseBase
 from django.views import View
 
 from websocket.connection import WebSocket
 
-V = TypeVar("V")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def origin_exempt(view: V) -> V:
+def origin_exempt(view: Callable[P, R]) -> Callable[P, R]:
     """Let pages of every origin open this view's sockets, with their visitors' cookies.
 
     For what is public, or asks for a token of its own. On a class:
     `@method_decorator(origin_exempt, name="dispatch")`.
     """
-    view.origin_exempt = True  # type: ignore[attr-defined]
-    return view
+
+    @functools.wraps(view)  # A new function: elsewhere the view may be mounted without it.
+    def exempt(*args: P.args, **kwargs: P.kwargs) -> R:
+        return view(*args, **kwargs)
+
+    exempt.origin_exempt = True  # type: ignore[attr-defined]
+    return exempt
 
 
 class WebSocketView(View):

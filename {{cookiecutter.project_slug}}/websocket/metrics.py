@@ -1,0 +1,49 @@
+"""What the sockets of this process have done since it started, for monitors."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from websocket import groups, middleware
+
+_NAMES = {
+    "messages_in": ("messages_in_total", "Messages that views have received."),
+    "messages_out": ("messages_out_total", "Messages that clients were sent."),
+    "joins": ("group_joins_total", "Sockets that joined a group."),
+    "deliveries": ("group_deliveries_total", "Messages that were handed to members of groups."),
+    "dropped": ("group_dropped_total", "Messages that were dropped: their client was too slow."),
+    "closed": ("slow_clients_closed_total", "Clients that were closed: they were too slow."),
+}
+
+
+def count() -> Counter[str]:
+    """Return the counters, with what the sockets that are open have done so far."""
+    counters = Counter(groups.counters)
+    for socket in middleware.open_sockets():
+        counters["open"] += 1
+        counters["messages_in"] += socket.messages_in
+        counters["messages_out"] += socket.messages_out
+    return counters
+
+
+def prometheus() -> str:
+    """Return the counters in Prometheus' text format."""
+    counters = count()
+    lines = _metric("open", "gauge", "Sockets that are open.", {"": counters["open"]})
+    statuses = {
+        '{status="' + key.removeprefix("handshake ") + '"}': number
+        for key, number in sorted(counters.items())
+        if key.startswith("handshake ")
+    }
+    lines += _metric("handshakes_total", "counter", "Handshakes, by their answer.", statuses)
+    for key, (name, text) in _NAMES.items():
+        lines += _metric(name, "counter", text, {"": counters[key]})
+    return "\n".join(lines) + "\n"
+
+
+def _metric(name: str, kind: str, text: str, values: dict[str, int]) -> list[str]:
+    return [
+        f"# HELP websocket_{name} {text}",
+        f"# TYPE websocket_{name} {kind}",
+        *(f"websocket_{name}{labels} {value}" for labels, value in values.items()),
+    ]

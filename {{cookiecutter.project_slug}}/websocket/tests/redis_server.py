@@ -1,0 +1,92 @@
+"""A real Redis for the tests that need one: `redis-server`, on a port of its own."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+from importlib.util import find_spec
+
+from django.test import SimpleTestCase, override_settings
+
+COMMAND = shutil.which("redis-server")
+
+needs_redis = unittest.skipUnless(
+    COMMAND and find_spec("redis"),
+    "needs redis-server on the PATH and pip install -e '.[redis]'",
+)
+
+
+class RedisServer:
+    """A Redis that keeps nothing, until `stop()`."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.folder = tempfile.TemporaryDirectory()
+        self.start()
+
+    def start(self) -> None:
+        """Return once it answers."""
+        assert COMMAND is not None
+        self.process = subprocess.Popen(
+            [
+                *(COMMAND, "--bind", "127.0.0.1", "--port", str(self.port)),
+                *("--appendonly", "no", "--dir", self.folder.name, "--save", ""),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 10
+        while not self.is_up():
+            assert self.process.poll() is None, "redis-server ended."
+            assert time.monotonic() < deadline, "redis-server does not answer."
+            time.sleep(0.01)
+
+    def is_up(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(100).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """Take it away as a machine does that fails."""
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        """Let it accept connections, and answer nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def stop(self) -> None:
+        self.kill()
+        self.folder.cleanup()
+
+
+@needs_redis
+class OnRedis(SimpleTestCase):
+    """Test cases whose groups live in Redis."""
+
+    redis: RedisServer
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.redis = RedisServer()
+        cls.addClassCleanup(cls.redis.stop)
+        settings = override_settings(WEBSOCKET_REDIS_URL=cls.redis.url)
+        settings.enable()
+        cls.addClassCleanup(settings.disable)
+
+    def setUp(self) -> None:
+        super().setUp()
+        if self.redis.process.poll() is not None:
+            self.redis.start()  # The test before has killed it.

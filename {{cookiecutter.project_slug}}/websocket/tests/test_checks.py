@@ -1,0 +1,90 @@
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from django.core.asgi import get_asgi_application
+from django.test import SimpleTestCase, modify_settings, override_settings
+
+from websocket import checks
+from websocket.middleware import websockets
+
+unwrapped = get_asgi_application()
+wrapped = websockets(unwrapped)
+
+
+def ids(messages):
+    return [message.id for message in messages]
+
+
+class ApplicationTests(SimpleTestCase):
+    def test_the_project_is_in_order(self):
+        self.assertEqual(checks.check_application(), [])
+        self.assertEqual(checks.check_middleware(), [])
+        self.assertEqual(checks.check_server(), [])
+
+    def test_the_application_has_to_be_wrapped(self):
+        with override_settings(ASGI_APPLICATION=f"{__name__}.wrapped"):
+            self.assertEqual(checks.check_application(), [])
+        with override_settings(ASGI_APPLICATION=f"{__name__}.unwrapped"):
+            self.assertEqual(ids(checks.check_application()), ["websocket.W001"])
+        with override_settings(ASGI_APPLICATION=None):
+            self.assertEqual(ids(checks.check_application()), ["websocket.W001"])
+
+    def test_the_application_has_to_be_there(self):
+        for path in ("nowhere.application", f"{__name__}.nothing", "nothing"):
+            with override_settings(ASGI_APPLICATION=path):
+                self.assertEqual(ids(checks.check_application()), ["websocket.E001"])
+
+
+class MiddlewareTests(SimpleTestCase):
+    authentication = "django.contrib.auth.middleware.AuthenticationMiddleware"
+    sessions = "django.contrib.sessions.middleware.SessionMiddleware"
+
+    def test_authentication_needs_sessions_before_it(self):
+        with modify_settings(MIDDLEWARE={"remove": self.sessions}):
+            self.assertEqual(ids(checks.check_middleware()), ["websocket.W005"])
+        with override_settings(MIDDLEWARE=[self.authentication, self.sessions]):
+            self.assertEqual(ids(checks.check_middleware()), ["websocket.W005"])
+
+    def test_without_authentication_nothing_needs_sessions(self):
+        with override_settings(MIDDLEWARE=[]):
+            self.assertEqual(checks.check_middleware(), [])
+
+
+class DistributionTests(SimpleTestCase):
+    """What is installed is what lies in a directory of sys.path."""
+
+    def install(self, **distributions):
+        directory = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for name, version in distributions.items():
+            info = directory / f"{name}-{version}.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+        self.enterContext(mock.patch.object(sys, "path", [str(directory)]))
+
+    def test_uvicorn_needs_a_websocket_library(self):
+        self.install(uvicorn="0.60.0")
+        self.assertEqual(ids(checks.check_server()), ["websocket.W002"])
+
+    def test_either_websocket_library_will_do(self):
+        self.install(uvicorn="0.60.0", wsproto="1.2.0")
+        self.assertEqual(checks.check_server(), [])
+
+    def test_uvicorn_has_to_be_new_enough(self):
+        self.install(uvicorn="0.52.0", websockets="16.0")
+        self.assertEqual(ids(checks.check_server()), ["websocket.W003"])
+
+    def test_uvicorn_may_be_just_new_enough(self):
+        self.install(uvicorn="0.52.1", websockets="16.0")
+        self.assertEqual(checks.check_server(), [])
+
+    def test_another_server_is_another_matter(self):
+        self.install()
+        self.assertEqual(checks.check_server(), [])
+
+    def test_a_module_that_this_app_hides_is_named(self):
+        self.install(websocket_client="1.8.0")
+        self.assertEqual(ids(checks.check_name()), ["websocket.W004"])
+        self.install()
+        self.assertEqual(checks.check_name(), [])

@@ -1,0 +1,697 @@
+import asyncio
+import functools
+import threading
+from typing import Any
+from unittest import mock, skipUnless
+
+import django
+from asgiref.sync import async_to_sync, markcoroutinefunction, sync_to_async
+from django.conf.urls.i18n import i18n_patterns
+from django.contrib.auth import get_user_model
+from django.contrib.auth.decorators import login_required, permission_required, user_passes_test
+from django.core.handlers import asgi
+from django.db import connection
+from django.http import HttpResponse, StreamingHttpResponse
+from django.template.response import TemplateResponse
+from django.test import AsyncClient, SimpleTestCase, TestCase, modify_settings, override_settings
+from django.urls import include, path, reverse
+from django.utils.decorators import async_only_middleware, sync_and_async_middleware
+from django.utils.translation import get_language
+from django.utils.translation import gettext as _
+
+from users.models import User
+from websocket.testing import HandshakeRefused, connect
+from websocket.tests.wire import CONNECT, Server, connect_to, serving
+from websocket.urls import re_websocket, websocket
+from websocket.views import origin_exempt
+
+
+async def show(socket, *args, **kwargs):
+    """Tell what the URL captured."""
+    await socket.accept()
+    await socket.send_json({"args": args, "kwargs": kwargs, "path": socket.path})
+
+
+async def say_language(socket):
+    await socket.accept()
+    await socket.send_json([get_language(), _("Yes")])
+
+
+async def say_address(socket):
+    await socket.accept()
+    await socket.send_text(reverse("room", args=["lobby"]))
+
+
+def page(request):
+    raise AssertionError("A handshake runs no view of a page.")
+
+
+rooms = [websocket("room/<slug:name>/", show, name="room")]
+
+urlpatterns = [
+    websocket("ws/", show, name="socket"),
+    websocket("int/<int:number>/<path:rest>", show, {"extra": True}, name="int"),
+    websocket("café/<str:name>/", show, name="cafe"),
+    re_websocket(r"^re/(?P<year>[0-9]{4})/$", show, name="re"),
+    re_websocket(r"^re/([a-z]+)/$", show),
+    path("chat/<int:pk>/", include((rooms, "chat"))),
+    *rooms,
+    websocket("address/", say_address),
+    websocket("language/", say_language),
+    path("page/", page),
+    *i18n_patterns(websocket("translated/", say_language)),
+]
+
+other_urlpatterns = (
+    websocket("other/", say_address),
+    websocket("r/<str:name>/", show, name="room"),
+)
+
+
+async def refusal_of(url="/ws/", **kwargs):
+    """Return the refusal of a handshake, which has to be refused."""
+    try:
+        async with connect(url, **kwargs):
+            raise AssertionError("The handshake was not refused.")
+    except HandshakeRefused as refusal:
+        return refusal
+
+
+@override_settings(ROOT_URLCONF=__name__)
+class RoutingTests(SimpleTestCase):
+    async def answer(self, url):
+        async with connect(url) as client:
+            return await client.receive_json()
+
+    async def test_a_view_takes_what_its_url_captures(self):
+        answer = await self.answer("/int/42/a/b?page=2")
+        self.assertEqual(answer["kwargs"], {"number": 42, "rest": "a/b", "extra": True})
+
+    async def test_a_url_may_be_a_regular_expression(self):
+        self.assertEqual((await self.answer("/re/2024/"))["kwargs"], {"year": "2024"})
+        self.assertEqual((await self.answer("/re/abc/"))["args"], ["abc"])
+
+    async def test_urls_are_included_and_reversed_with_their_namespace(self):
+        url = reverse("chat:room", kwargs={"pk": 7, "name": "lobby"})
+        self.assertEqual(url, "/chat/7/room/lobby/")
+        self.assertEqual((await self.answer(url))["kwargs"], {"pk": 7, "name": "lobby"})
+
+    async def test_paths_are_percent_decoded_once(self):
+        url = reverse("cafe", args=["crème brûlée %25"])
+        self.assertIn("%2525", url)
+        answer = await self.answer(url)
+        self.assertEqual(answer["kwargs"], {"name": "crème brûlée %25"})
+        self.assertEqual(answer["path"], "/café/crème brûlée %25/")
+        self.assertEqual((await self.answer("/café/x/"))["kwargs"], {"name": "x"})
+
+    async def test_the_path_that_the_site_is_mounted_at_is_no_part_of_a_route(self):
+        server = Server(CONNECT)
+        _, message, _ = await server.serve(root_path="/site", path="/site/address/")
+        self.assertEqual(message["text"], "/site/room/lobby/")
+
+    @skipUnless(hasattr(asgi, "get_script_prefix"), "This Django uses the setting for links only.")
+    @override_settings(FORCE_SCRIPT_NAME="/site")
+    async def test_the_path_that_the_site_is_mounted_at_may_be_a_setting(self):
+        async with connect("/site/address/") as client:
+            self.assertEqual(await client.receive_text(), "/site/room/lobby/")
+
+    async def test_a_path_that_nothing_routes_is_a_404(self):
+        self.assertEqual((await refusal_of("/nowhere/")).status_code, 404)
+        self.assertEqual((await refusal_of("/int/x/y")).status_code, 404)
+
+    async def test_a_page_is_no_socket(self):
+        self.assertEqual((await refusal_of("/page/")).status_code, 404)
+        with override_settings(DEBUG=True):
+            refusal = await refusal_of("/page/")
+        self.assertEqual(refusal.status_code, 404)
+        self.assertIn(b"/page/ is a page, and no socket.", refusal.content)
+
+    def test_a_view_has_to_be_callable(self):
+        with self.assertRaisesMessage(TypeError, "and not 'users.views.echo'"):
+            websocket("ws/", "users.views.echo")  # type: ignore[arg-type]
+
+    async def test_a_view_has_to_be_async(self):
+        def view(socket):
+            return None
+
+        with self.assertLogs("django.request"), self.assertRaisesMessage(TypeError, "is it async?"):
+            async with connect_to(view):
+                pass
+
+
+def use_other_urls(get_response):
+    def middleware(request):
+        request.urlconf = (
+            websocket("other/", say_address),
+            websocket("r/<str:name>/", show, name="room"),
+        )
+        return get_response(request)
+
+    return middleware
+
+
+seen: list[Any] = []
+
+
+def sync_middleware(get_response):
+    def middleware(request):
+        seen.append(("sync", request.scheme, threading.get_ident()))
+        response = get_response(request)
+        response["X-Sync"] = str(response.status_code)
+        return response
+
+    return middleware
+
+
+@async_only_middleware
+def async_middleware(get_response):
+    async def middleware(request):
+        seen.append(("async", request.scheme, asyncio.get_running_loop()))
+        response = await get_response(request)
+        response["X-Async"] = str(response.status_code)
+        return response
+
+    return middleware
+
+
+@sync_and_async_middleware
+def either_middleware(get_response):
+    def middleware(request):
+        seen.append(("either", request.scheme, threading.get_ident()))
+        response = get_response(request)
+        response.set_cookie("seen", "yes")
+        response["Content-Length"] = "0"
+        return response
+
+    return middleware
+
+
+def refusing_middleware(get_response):
+    def middleware(request):
+        get_response(request)
+        return HttpResponse("Not now.", status=503)
+
+    return middleware
+
+
+class ViewMiddleware:
+    """Middleware sees the socket's view, as it does a page's."""
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        return self.get_response(request)
+
+    def process_view(self, request, view, args, kwargs):
+        seen.append((view.__name__, args, kwargs))
+
+
+def middleware(*names):
+    return modify_settings(MIDDLEWARE={"append": [f"{__name__}.{name}" for name in names]})
+
+
+@override_settings(ROOT_URLCONF=__name__)
+class MiddlewareTests(SimpleTestCase):
+    def setUp(self):
+        seen.clear()
+
+    async def test_every_kind_runs_once_and_has_finished_before_the_view(self):
+        async def view(socket):
+            seen.append("view")
+            await socket.accept()
+
+        with middleware("sync_middleware", "async_middleware", "either_middleware"):
+            async with connect_to(view) as client:
+                pass
+        self.assertEqual([entry[0] for entry in seen[:-1]], ["sync", "async", "either"])
+        self.assertEqual(seen[-1], "view")
+        self.assertEqual([entry[1] for entry in seen[:-1]], ["http"] * 3)
+        # What it put on the response goes out with the accept.
+        self.assertEqual((client.headers["x-sync"], client.headers["x-async"]), ("101", "101"))
+        self.assertIn("seen=yes", client.headers["set-cookie"])
+        self.assertEqual(client.headers["x-frame-options"], "DENY")
+        self.assertNotIn("content-length", client.headers)
+        self.assertNotIn("content-type", client.headers)
+
+    @middleware("sync_middleware", "either_middleware")
+    async def test_all_of_it_runs_in_one_thread(self):
+        async with connect("/ws/"):
+            pass
+        self.assertEqual(seen[0][2], seen[1][2])
+
+    @middleware("use_other_urls")
+    async def test_a_urlconf_of_the_request_is_used(self):
+        async with connect("/other/") as client:
+            self.assertEqual(await client.receive_text(), "/r/lobby/")
+        self.assertEqual((await refusal_of("/ws/")).status_code, 404)
+
+    @middleware("refusing_middleware")
+    async def test_a_response_in_the_place_of_the_view_refuses(self):
+        refusal = await refusal_of()
+        self.assertEqual((refusal.status_code, refusal.content), (503, b"Not now."))
+
+    @middleware("ViewMiddleware")
+    async def test_view_middleware_sees_the_view(self):
+        async with connect("/int/1/x"):
+            pass
+        self.assertEqual(seen, [("show", (), {"number": 1, "rest": "x", "extra": True})])
+
+    @modify_settings(MIDDLEWARE={"append": "django.middleware.locale.LocaleMiddleware"})
+    async def test_the_language_of_the_handshake_is_active_in_the_view(self):
+        async with connect("/language/", headers={"Accept-Language": "de"}) as client:
+            self.assertEqual(await client.receive_json(), ["de", "Ja"])
+        async with connect("/language/", headers={"Accept-Language": "fr"}) as client:
+            self.assertEqual(await client.receive_json(), ["fr", "Oui"])
+
+    @modify_settings(MIDDLEWARE={"append": "django.middleware.locale.LocaleMiddleware"})
+    async def test_a_language_prefix_is_part_of_the_path(self):
+        async with connect("/de/translated/", headers={"Accept-Language": "fr"}) as client:
+            self.assertEqual(await client.receive_json(), ["de", "Ja"])
+
+
+class RequestTests(TestCase):
+    user: User
+
+    @classmethod
+    def setUpTestData(cls):
+        cls.user = get_user_model().objects.create_user("ada")
+
+    async def test_a_view_has_the_request_and_what_middleware_put_on_it(self):
+        async def view(socket):
+            await socket.accept()
+            await socket.send_json(
+                {
+                    "user": socket.user.username,
+                    "session": socket.session.session_key,
+                    "request": [socket.request.method, socket.request.path],
+                    "from the request": [socket.GET["x"], socket.method, socket.is_secure()],
+                }
+            )
+
+        client = AsyncClient()
+        async with connect_to(view, "/ws/?x=1", client=client, user=self.user) as socket:
+            answer = await socket.receive_json()
+        self.assertEqual(answer["user"], "ada")
+        self.assertEqual(answer["session"], client.cookies["sessionid"].value)
+        self.assertEqual(answer["request"], ["GET", "/ws/"])
+        self.assertEqual(answer["from the request"], ["1", "GET", False])
+
+    def test_an_anonymous_handshake_makes_no_query(self):
+        async def view(socket):
+            await socket.accept()
+            await socket.send_json([socket.user.is_anonymous, socket.session.is_empty()])
+
+        async def handshake():
+            async with connect_to(view) as client:
+                self.assertEqual(await client.receive_json(), [True, True])
+
+        with self.assertNumQueries(0):
+            async_to_sync(handshake)()
+
+    async def test_the_user_is_loaded_before_the_view(self):
+        async def view(socket):
+            await socket.accept()  # In the event loop, where Django allows no query.
+            await socket.send_json([str(socket.user), socket.user.is_staff])
+
+        async with connect_to(view, user=self.user) as client:
+            self.assertEqual(await client.receive_json(), ["ada", False])
+
+    async def test_a_session_that_is_made_sets_its_cookie_on_the_accept(self):
+        def counting(view):
+            @functools.wraps(view)
+            def wrapper(socket):
+                socket.session["visits"] = socket.session.get("visits", 0) + 1
+                return view(socket)
+
+            return wrapper
+
+        @counting
+        async def view(socket):
+            await socket.accept()
+            await socket.send_json(socket.session["visits"])
+
+        client = AsyncClient()
+        for visits in (1, 2):
+            async with connect_to(view, client=client) as socket:
+                self.assertEqual(await socket.receive_json(), visits)
+                self.assertIn("sessionid=", socket.headers["set-cookie"])
+            self.assertIn("sessionid", client.cookies)
+
+    async def test_a_view_may_change_the_session_and_save_it(self):
+        async def view(socket):
+            await socket.accept()
+            socket.session["seen"] = True
+            await sync_to_async(socket.session.save)()
+
+        client = AsyncClient()
+        async with connect_to(view, client=client, user=self.user) as socket:
+            await socket.wait_closed()
+        self.assertTrue(await sync_to_async(lambda: client.session["seen"])())
+
+    async def test_sockets_work_where_requests_are_atomic(self):
+        async def view(socket):
+            await socket.accept()
+            await socket.send_json(await sync_to_async(get_user_model().objects.count)())
+
+        with mock.patch.dict(connection.settings_dict, ATOMIC_REQUESTS=True):
+            async with connect_to(view) as client:
+                self.assertEqual(await client.receive_json(), 1)
+
+
+async def private(socket):
+    await socket.accept()
+    await socket.send_text(f"Hello, {socket.user.username}.")
+
+
+@override_settings(LOGIN_URL="/accounts/login/")
+class DecoratorTests(TestCase):
+    admin: User
+    user: User
+
+    @classmethod
+    def setUpTestData(cls):
+        cls.user = get_user_model().objects.create_user("ada")
+        cls.admin = get_user_model().objects.create_superuser("root")
+
+    async def assertLetsIn(self, view, user):
+        async with connect_to(view, user=user) as client:
+            self.assertEqual(await client.receive_text(), f"Hello, {user.username}.")
+
+    async def assertSendsToLogin(self, view, user=None):
+        with serving(view):
+            refusal = await refusal_of("/ws/?x=1", user=user)
+        self.assertEqual(refusal.status_code, 302)
+        self.assertEqual(refusal.headers["location"], "/accounts/login/?next=/ws/%3Fx%3D1")
+
+    async def test_login_required(self):
+        view = login_required(private)
+        await self.assertLetsIn(view, self.user)
+        await self.assertSendsToLogin(view)
+
+    async def test_permission_required(self):
+        view = permission_required("users.change_user")(private)
+        await self.assertLetsIn(view, self.admin)
+        await self.assertSendsToLogin(view, self.user)
+
+    async def test_permission_required_raising(self):
+        view = permission_required("users.change_user", raise_exception=True)(private)
+        await self.assertLetsIn(view, self.admin)
+        with serving(view):
+            self.assertEqual((await refusal_of(user=self.user)).status_code, 403)
+
+    async def test_user_passes_test(self):
+        view = user_passes_test(lambda user: user.is_staff)(private)
+        await self.assertLetsIn(view, self.admin)
+        await self.assertSendsToLogin(view, self.user)
+
+    async def test_a_decorator_may_query(self):
+        def only_one_user(view):
+            @functools.wraps(view)
+            def wrapper(socket):
+                if get_user_model().objects.count() > 1:
+                    return HttpResponse("Too many.", status=503)
+                return view(socket)
+
+            return wrapper
+
+        with serving(only_one_user(private)):
+            refusal = await refusal_of(user=self.user)
+        self.assertEqual((refusal.status_code, refusal.content), (503, b"Too many."))
+
+    async def test_a_decorator_may_be_async(self):
+        def polite(view):
+            @functools.wraps(view)
+            async def wrapper(socket):
+                if "please" not in socket.query_params:
+                    return HttpResponse("Say please.", status=400)
+                return await view(socket)
+
+            return wrapper
+
+        async with connect_to(polite(private), "/ws/?please", user=self.user) as client:
+            self.assertEqual(await client.receive_text(), "Hello, ada.")
+        with serving(polite(private)):
+            self.assertEqual((await refusal_of()).content, b"Say please.")
+
+    async def test_a_decorator_may_mark_what_it_returns_as_async(self):
+        def decorator(view):
+            @functools.wraps(view)
+            def wrapper(socket):
+                return view(socket)
+
+            return markcoroutinefunction(wrapper)
+
+        await self.assertLetsIn(decorator(private), self.user)
+
+    @skipUnless(django.VERSION >= (5, 1), "LoginRequiredMiddleware came with Django 5.1.")
+    @modify_settings(
+        MIDDLEWARE={"append": "django.contrib.auth.middleware.LoginRequiredMiddleware"}
+    )
+    async def test_the_middleware_that_requires_a_login(self):
+        from django.contrib.auth.decorators import login_not_required
+
+        await self.assertLetsIn(private, self.user)
+        await self.assertSendsToLogin(private)
+
+        @login_not_required
+        async def public(socket):
+            await socket.accept()
+
+        async with connect_to(public):
+            pass
+
+
+@override_settings(ROOT_URLCONF=__name__)
+class RefusalTests(SimpleTestCase):
+    async def test_a_host_that_is_not_allowed_is_a_400(self):
+        with self.assertLogs("django.security.DisallowedHost"):
+            refusal = await refusal_of(headers={"Host": "evil.example.com"})
+        self.assertEqual(refusal.status_code, 400)
+
+    async def test_a_path_that_is_no_text_is_a_400(self):
+        start, _ = await Server(CONNECT).serve(query_string=b"\xff")
+        self.assertEqual(start["status"], 400)
+
+    @override_settings(SECURE_SSL_REDIRECT=True, ALLOWED_HOSTS=["testserver"])
+    async def test_ws_is_redirected_where_https_is_a_must_and_wss_is_not(self):
+        refusal = await refusal_of("/ws/?x=1")
+        self.assertEqual(refusal.status_code, 301)
+        self.assertEqual(refusal.headers["location"], "https://testserver/ws/?x=1")
+        accept, *_ = await Server(CONNECT).serve(scheme="wss")
+        self.assertEqual(accept["type"], "websocket.accept")
+        with override_settings(SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https")):
+            async with connect("/ws/", headers={"X-Forwarded-Proto": "https"}):
+                pass
+
+    async def test_a_view_refuses_with_a_response(self):
+        async def view(socket):
+            response = HttpResponse("Full.", status=503)
+            response["Retry-After"] = "60"
+            response.set_cookie("waiting", "yes")
+            return response
+
+        with serving(view), middleware("sync_middleware"):
+            refusal = await refusal_of()
+        self.assertEqual((refusal.status_code, refusal.content), (503, b"Full."))
+        self.assertEqual(refusal.headers["retry-after"], "60")
+        self.assertIn("waiting=yes", refusal.headers["set-cookie"])
+        self.assertEqual(refusal.headers["x-sync"], "101")  # Middleware's headers go out as well.
+
+    async def test_a_view_refuses_with_a_template(self):
+        async def view(socket):
+            return TemplateResponse(
+                socket.request, "websocket/console.html", {"route": "ws/"}, status=403
+            )
+
+        with serving(view):
+            refusal = await refusal_of()
+        self.assertEqual(refusal.status_code, 403)
+        self.assertIn(b"<!doctype html>", refusal.content)
+
+    async def test_a_streamed_body_is_sent_whole(self):
+        closed = []
+
+        def chunks():
+            try:
+                yield from [b"one ", b"two"]
+            finally:
+                closed.append(True)
+
+        async def view(socket):
+            return StreamingHttpResponse(chunks(), status=503)
+
+        with serving(view):
+            self.assertEqual((await refusal_of()).content, b"one two")
+        self.assertEqual(closed, [True])
+
+    @skipUnless(django.VERSION >= (4, 2), "Async streaming came with Django 4.2.")
+    async def test_an_async_streamed_body_is_sent_whole(self):
+        async def chunks():
+            yield b"one "
+            yield b"two"
+
+        async def view(socket):
+            return StreamingHttpResponse(chunks(), status=503)
+
+        with serving(view):
+            self.assertEqual((await refusal_of()).content, b"one two")
+
+    async def test_a_view_that_closes_before_the_accept_refuses_with_an_empty_403(self):
+        async def view(socket):
+            await socket.close()
+
+        with serving(view):
+            refusal = await refusal_of()
+        self.assertEqual((refusal.status_code, refusal.content), (403, b""))
+
+    async def test_a_server_that_cannot_answer_gets_a_plain_close(self):
+        sent = await Server(CONNECT).serve(path="/nowhere/", extensions={})
+        self.assertEqual(sent, [{"type": "websocket.close", "code": 1000, "reason": ""}])
+        sent = await Server(CONNECT).serve(path="/nowhere/", extensions=None)
+        self.assertEqual(sent[0]["type"], "websocket.close")
+
+    async def test_a_view_rejects_with_a_code_that_a_browser_sees(self):
+        async def view(socket):
+            await socket.reject(3000, "Log in first.")
+
+        async with connect_to(view) as client:
+            self.assertEqual(await client.wait_closed(), 3000)
+        self.assertEqual(client.close_reason, "Log in first.")
+
+
+class OriginTests(SimpleTestCase):
+    async def status(self, origin, view=show, host="testserver", **kwargs):
+        try:
+            async with connect_to(view, headers={"Host": host, "Origin": origin, **kwargs}):
+                return 101
+        except HandshakeRefused as refusal:
+            return refusal.status_code
+
+    async def test_a_client_that_is_no_browser_has_no_origin(self):
+        async with connect_to(show):
+            pass
+
+    @override_settings(ALLOWED_HOSTS=["*"])
+    async def test_the_origin_has_to_be_the_host(self):
+        for host, origin, status in [
+            ("testserver", "http://testserver", 101),
+            ("testserver", "http://testserver:80", 101),
+            ("testserver:80", "http://testserver", 101),
+            ("testserver:8000", "http://testserver:8000", 101),
+            ("TestServer", "http://testserver", 101),
+            ("[::1]:8000", "http://[::1]:8000", 101),
+            ("testserver:8000", "http://testserver", 403),
+            ("testserver", "http://testserver:8000", 403),
+            ("testserver", "https://testserver", 403),
+            ("testserver", "http://evil.example.com", 403),
+            ("testserver", "http://testserver.example.com", 403),
+            ("testserver", "http://sub.testserver", 403),
+            ("testserver", "http://eviltestserver", 403),
+            ("testserver", "null", 403),
+            ("testserver", "", 403),
+            ("testserver", "testserver", 403),
+            ("testserver", "http://", 403),
+            ("testserver", "http://testserver:x", 403),
+            ("testserver", "http://[testserver", 403),
+            ("testserver", "http://testserver/", 403),
+            ("testserver", "http://testserver@evil.example.com", 403),
+            ("testserver", "file://testserver", 403),
+        ]:
+            with self.subTest(host=host, origin=origin):
+                self.assertEqual(await self.status(origin, host=host), status)
+
+    @override_settings(SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"))
+    async def test_the_scheme_is_the_one_that_the_proxy_was_asked_with(self):
+        secure = {"X-Forwarded-Proto": "https"}
+        self.assertEqual(await self.status("https://testserver", **secure), 101)
+        self.assertEqual(await self.status("https://testserver:443", **secure), 101)
+        self.assertEqual(await self.status("http://testserver", **secure), 403)
+
+    @override_settings(
+        CSRF_TRUSTED_ORIGINS=["https://a.example.com", "https://*.example.org", "http://b:8000"]
+    )
+    async def test_other_origins_may_be_trusted(self):
+        for origin, status in [
+            ("https://a.example.com", 101),
+            ("https://a.example.com:443", 101),
+            ("https://A.example.com", 101),
+            ("http://a.example.com", 403),
+            ("https://a.example.com:8443", 403),
+            ("https://b.a.example.com", 403),
+            ("https://sub.example.org", 101),
+            ("https://deep.sub.example.org", 101),
+            ("https://prefix-example.org", 403),
+            ("https://example.org.evil.com", 403),
+            ("http://sub.example.org", 403),
+            ("http://b:8000", 101),
+            ("http://b", 403),
+        ]:
+            with self.subTest(origin):
+                self.assertEqual(await self.status(origin), status)
+
+    async def test_a_view_may_be_open_to_all_origins(self):
+        @origin_exempt
+        async def public(socket):
+            await socket.accept()
+
+        self.assertEqual(await self.status("http://other.example.com", public), 101)
+        self.assertEqual(await self.status("null", public), 101)
+
+    async def test_the_exemption_is_of_the_view_where_it_is_mounted(self):
+        self.assertEqual(await self.status("null", origin_exempt(show)), 101)
+        self.assertEqual(await self.status("null", show), 403)
+
+    async def test_the_exemption_may_be_under_another_decorator(self):
+        def decorator(view):
+            @functools.wraps(view)
+            def wrapper(socket):
+                return view(socket)
+
+            return wrapper
+
+        self.assertEqual(await self.status("null", decorator(origin_exempt(show))), 101)
+
+    async def test_a_view_that_is_refused_for_its_origin_is_not_called(self):
+        def view(socket):
+            raise AssertionError
+
+        with self.assertLogs("django.security.csrf", "WARNING") as logs:
+            self.assertEqual(await self.status("http://evil.example.com\x1b", view), 403)
+        self.assertIn("http://evil.example.com", logs.output[0])
+        self.assertNotIn("\x1b", logs.output[0])  # A terminal would obey it.
+
+
+@override_settings(ROOT_URLCONF=__name__)
+class PlainRequestTests(SimpleTestCase):
+    def test_a_socket_answers_a_plain_request_with_426(self):
+        for method in (self.client.get, self.client.post, self.client.head):
+            response = method("/ws/", HTTP_ACCEPT="text/html")
+            self.assertEqual(response.status_code, 426)
+            self.assertEqual(response["Upgrade"], "websocket")
+
+    async def test_it_does_so_under_asgi(self):
+        response = await self.async_client.get("/ws/")
+        self.assertEqual(response.status_code, 426)
+
+    @override_settings(DEBUG=True)
+    def test_a_browser_gets_a_console_while_debugging(self):
+        response = self.client.get("/int/1/x", HTTP_ACCEPT="text/html,*/*;q=0.8")
+        self.assertEqual(response.status_code, 200)
+        self.assertTemplateUsed(response, "websocket/console.html")
+        self.assertEqual(response.context["route"], "int/<int:number>/<path:rest>")
+        self.assertEqual(response.context["view"], f"{__name__}.show")
+        self.assertEqual(response.context["docstring"], "Tell what the URL captured.")
+        self.assertTrue(response.context["user"].is_anonymous)
+        self.assertEqual(response["Cache-Control"], "no-store")
+        nonce = response.context["nonce"]
+        self.assertIn(f"script-src 'nonce-{nonce}'", response["Content-Security-Policy"])
+        self.assertContains(response, f'nonce="{nonce}"')
+
+    @override_settings(DEBUG=True)
+    def test_what_is_no_browser_gets_none(self):
+        self.assertEqual(self.client.get("/ws/").status_code, 426)
+        for accept in ("*/*", "application/json"):
+            self.assertEqual(self.client.get("/ws/", HTTP_ACCEPT=accept).status_code, 426)
+        response = self.client.post("/ws/", HTTP_ACCEPT="text/html")
+        self.assertEqual(response.status_code, 426)

@@ -1,0 +1,124 @@
+import asyncio
+
+from django.test import SimpleTestCase, override_settings
+
+from websocket.connection import State, WebSocket, WebSocketDisconnect
+from websocket.inbox import OVERHEAD
+from websocket.tests.wire import CONNECT, Server, binary, left, make_scope, open_socket, text
+
+
+class InboxTests(SimpleTestCase):
+    async def test_a_view_that_does_not_receive_is_read_for(self):
+        socket, server = await open_socket(text("a"), binary(b"b"))
+        socket.look_after()
+        await server.drained.wait()
+        self.assertEqual(socket.messages_in, 0)
+        self.assertEqual(await socket.receive_text(), "a")
+        self.assertEqual(await socket.receive_bytes(), b"b")
+
+    async def test_messages_keep_their_order_when_the_view_receives_again(self):
+        socket, server = await open_socket(text("0"), text("1"))
+        socket.look_after()
+        await server.drained.wait()
+        server.events.put_nowait(text("2"))
+        received = [await socket.receive_text() for _ in range(3)]
+        server.events.put_nowait(text("3"))
+        received.append(await socket.receive_text())
+        self.assertEqual(received, ["0", "1", "2", "3"])
+
+    async def test_a_view_that_waits_is_woken_by_what_comes_next(self):
+        socket, server = await open_socket()
+        socket.look_after()
+        await server.drained.wait()
+        receiver = asyncio.create_task(socket.receive_text())
+        await asyncio.sleep(0)
+        server.events.put_nowait(text("a"))
+        server.events.put_nowait(text("b"))
+        self.assertEqual(await receiver, "a")
+        self.assertEqual(server.events.qsize(), 1)  # Nobody reads ahead any more.
+
+    async def test_a_view_that_receives_is_left_alone(self):
+        socket, server = await open_socket(text("a"), text("b"), text("c"))
+        await socket.receive_text()
+        socket.look_after()
+        await asyncio.sleep(0)
+        self.assertEqual(server.events.qsize(), 2)  # It has received since the last look.
+        await socket.receive_text()
+        await socket.receive_text()
+        receiver = asyncio.create_task(socket.receive_text())
+        await server.drained.wait()
+        socket.look_after()
+        socket.look_after()  # It is waiting, and there is one reader at a time.
+        server.events.put_nowait(text("d"))
+        self.assertEqual(await receiver, "d")
+
+    async def test_a_client_is_seen_to_leave_though_the_view_does_not_receive(self):
+        socket, _ = await open_socket(text("the last words"), left(1001))
+        socket.look_after()
+        while socket.client_state is not State.DISCONNECTED:
+            await asyncio.sleep(0)
+        with self.assertRaises(WebSocketDisconnect):
+            await socket.send_text("too late")
+        # What it sent before it left can still be read.
+        self.assertEqual(await socket.receive_text(), "the last words")
+        with self.assertRaises(WebSocketDisconnect) as caught:
+            await socket.receive_text()
+        self.assertEqual(caught.exception.code, 1001)
+
+    async def test_a_view_may_take_its_time_to_accept(self):
+        server = Server(CONNECT)
+        socket = WebSocket(make_scope(), server.receive, server.send)
+        socket.look_after()
+        await server.drained.wait()
+        await socket.accept()
+        server.events.put_nowait(text("a"))
+        self.assertEqual(await socket.receive_text(), "a")
+
+    async def test_a_client_is_seen_to_leave_before_the_accept(self):
+        server = Server(CONNECT, left(1006))
+        socket = WebSocket(make_scope(), server.receive, server.send)
+        socket.look_after()
+        while socket.client_state is not State.DISCONNECTED:
+            await asyncio.sleep(0)
+        with self.assertRaises(WebSocketDisconnect):
+            await socket.accept()
+
+    @override_settings(WEBSOCKET_MAX_MESSAGE_SIZE=3 * OVERHEAD)
+    async def test_a_busy_view_is_read_for_until_the_inbox_is_full(self):
+        socket, server = await open_socket(*(text(str(number)) for number in range(10)))
+        await socket.receive_text()
+        socket.look_after()  # Has received since the last look.
+        socket.look_after()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        self.assertEqual(server.events.qsize(), 6)  # The client has to wait now.
+        received = [await socket.receive_text() for _ in range(9)]
+        self.assertEqual(received, [str(number) for number in range(1, 10)])
+
+    @override_settings(WEBSOCKET_MAX_MESSAGE_SIZE=3 * OVERHEAD)
+    async def test_a_view_that_only_pushes_is_read_for_without_end(self):
+        socket, _ = await open_socket(*(text(str(number)) for number in range(10)), left())
+        socket.look_after()
+        while socket.client_state is not State.DISCONNECTED:
+            await asyncio.sleep(0)
+        # Of what it never asked for, a bounded part is kept.
+        self.assertEqual([message async for message in socket], ["0", "1", "2"])
+
+    @override_settings(WEBSOCKET_MAX_MESSAGE_SIZE=4)
+    async def test_a_message_that_is_too_large_closes_while_nobody_receives(self):
+        socket, server = await open_socket(text("abcde"))
+        socket.look_after()
+        await server.drained.wait()
+        self.assertEqual([event["code"] for event in server.sent], [1009])
+        with self.assertRaises(WebSocketDisconnect) as caught:
+            await socket.receive_text()
+        self.assertEqual(caught.exception.code, 1009)
+
+    async def test_a_receive_that_is_given_up_loses_no_message(self):
+        socket, server = await open_socket()
+        socket.look_after()
+        await server.drained.wait()
+        with self.assertRaises(TimeoutError):
+            await asyncio.wait_for(socket.receive_text(), 0.001)
+        server.events.put_nowait(text("a"))
+        self.assertEqual(await socket.receive_text(), "a")

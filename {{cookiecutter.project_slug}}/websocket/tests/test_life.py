@@ -1,0 +1,699 @@
+import asyncio
+import contextlib
+import warnings
+from unittest import mock
+
+from django.core.exceptions import PermissionDenied
+from django.core.signals import got_request_exception
+from django.http import Http404, HttpRequest
+from django.test import SimpleTestCase, override_settings
+
+from websocket import middleware
+from websocket.connection import InvalidMessage, State, WebSocketDisconnect
+from websocket.testing import HandshakeRefused
+from websocket.tests.wire import CONNECT, Server, connect_to, left, make_scope, serving, text
+
+
+async def wait_for_nothing():
+    """Sleep, as a view does that is done with its client."""
+    await asyncio.Event().wait()
+
+
+class LifeTestCase(SimpleTestCase):
+    """What happens after a second, and after another two, happens at once here."""
+
+    def setUp(self):
+        self.enterContext(mock.patch.object(middleware, "LOOK_EVERY", 0.01))
+        self.enterContext(override_settings(WEBSOCKET_DISCONNECT_GRACE=0.05))
+
+
+class LeavingTests(LifeTestCase):
+    async def test_a_view_that_receives_ends_quietly_when_its_client_leaves(self):
+        ended = asyncio.Event()
+
+        async def view(socket):
+            await socket.accept()
+            try:
+                while True:
+                    await socket.receive_text()
+            finally:
+                ended.set()
+
+        with self.assertNoLogs("django.request"):
+            async with connect_to(view) as client:
+                await client.send_text("hello")
+                await client.close(1001)
+                await ended.wait()
+
+    async def test_a_view_that_only_pushes_ends_when_its_client_leaves(self):
+        codes = []
+
+        async def view(socket):
+            await socket.accept()
+            try:
+                while True:
+                    await socket.send_text("tick")
+                    await asyncio.sleep(0)
+            except WebSocketDisconnect as gone:
+                codes.append(gone.code)
+                raise
+
+        with self.assertNoLogs("django.request"):
+            async with connect_to(view) as client:
+                self.assertEqual(await client.receive_text(), "tick")
+                await client.close(1001)
+                await client.wait_closed()
+        self.assertIn(codes, ([1001], [1006]))  # Whether it was seen to leave, or just gone.
+
+    async def test_a_view_that_sleeps_is_cancelled_when_its_client_leaves(self):
+        cancelled = asyncio.Event()
+
+        async def view(socket):
+            await socket.accept()
+            try:
+                await wait_for_nothing()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        with self.assertNoLogs("django.request"):
+            async with connect_to(view) as client:
+                await client.close(1001)
+                await client.wait_closed()
+        self.assertTrue(cancelled.is_set())
+
+    async def test_a_view_that_sleeps_before_the_accept_is_cancelled_too(self):
+        server = Server(CONNECT, left(1006))
+        cancelled = []
+
+        async def view(socket):
+            try:
+                await wait_for_nothing()
+            finally:
+                cancelled.append(socket.client_state)
+
+        with self.assertNoLogs("django.request"), serving(view):
+            self.assertEqual(await server.serve(), [])
+        self.assertEqual(cancelled, [State.DISCONNECTED])
+
+    async def test_a_view_that_is_busy_gets_the_grace_to_finish(self):
+        busy, may_finish, finished = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def view(socket):
+            await socket.accept()
+            await socket.receive_text()
+            busy.set()
+            while socket.client_state is not State.DISCONNECTED:
+                await asyncio.sleep(0)
+            await may_finish.wait()
+            finished.set()
+
+        with override_settings(WEBSOCKET_DISCONNECT_GRACE=5):
+            async with connect_to(view) as client:
+                await client.send_text("work")
+                await busy.wait()
+                await client.close()
+                may_finish.set()
+                await client.wait_closed()
+        self.assertTrue(finished.is_set())
+
+    async def test_what_the_client_sent_before_it_left_is_still_received(self):
+        may_receive, received = asyncio.Event(), []
+
+        async def view(socket):
+            await socket.accept()
+            while socket.client_state is not State.DISCONNECTED:
+                await asyncio.sleep(0.001)
+            await may_receive.wait()
+            async for message in socket:
+                received.append(message)
+
+        with override_settings(WEBSOCKET_DISCONNECT_GRACE=5):
+            async with connect_to(view) as client:
+                for number in range(5):
+                    await client.send_text(str(number))
+                await client.close()
+                may_receive.set()
+                await client.wait_closed()
+        self.assertEqual(received, ["0", "1", "2", "3", "4"])
+
+    @override_settings(WEBSOCKET_DISCONNECT_GRACE=1)
+    async def test_a_view_that_still_receives_is_not_cancelled(self):
+        loop = asyncio.get_running_loop()
+        real_time, received = loop.time, []
+
+        async def view(socket):
+            await socket.accept()
+            while socket.client_state is not State.DISCONNECTED:
+                await asyncio.sleep(0)
+            async for message in socket:
+                received.append(message)  # And 0.7 seconds pass: in all, more than the grace.
+                await asyncio.sleep(0)
+
+        async with connect_to(view) as client:
+            with mock.patch.object(loop, "time", lambda: real_time() + 0.7 * len(received)):
+                for number in range(4):
+                    await client.send_text(str(number))
+                await client.close()
+                await client.wait_closed()
+        self.assertEqual(received, ["0", "1", "2", "3"])
+
+    async def test_a_view_that_goes_on_after_its_own_close_is_cancelled(self):
+        ended = asyncio.Event()
+
+        async def view(socket):
+            await socket.accept()
+            await socket.close(4000)
+            try:
+                await wait_for_nothing()
+            finally:
+                ended.set()
+
+        async with connect_to(view) as client:
+            self.assertEqual(await client.wait_closed(), 4000)
+        self.assertTrue(ended.is_set())
+
+    async def test_a_client_that_leaves_mid_iteration_is_no_error(self):
+        async def view(socket):
+            await socket.accept()
+            async for message in socket:
+                while True:  # The client is gone before the last reply.
+                    await socket.send_message(message)
+                    await asyncio.sleep(0)
+
+        with self.assertNoLogs("django.request"):
+            async with connect_to(view) as client:
+                await client.send_text("again and again")
+                await client.receive_text()
+
+    async def test_a_client_that_leaves_a_task_group_is_no_error(self):
+        async def view(socket):
+            await socket.accept()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(socket.receive_text())
+                tasks.create_task(wait_for_nothing())
+
+        with self.assertNoLogs("django.request"):
+            async with connect_to(view) as client:
+                await client.close()
+
+    async def test_a_view_that_gathers_ends_when_its_client_leaves(self):
+        received, ended = asyncio.Event(), []
+
+        async def view(socket):
+            async def receiver():
+                while True:
+                    await socket.receive_text()
+                    received.set()
+
+            async def sender():
+                try:
+                    while True:
+                        await socket.send_text("tick")
+                        await asyncio.sleep(0.001)
+                finally:
+                    ended.append("sender")
+
+            await socket.accept()
+            await asyncio.gather(receiver(), sender())
+
+        with self.assertNoLogs("django.request"):
+            async with connect_to(view) as client:
+                await client.send_text("hello")
+                await received.wait()
+                self.assertEqual(await client.receive_text(), "tick")
+                await client.close()
+                await client.wait_closed()
+                while not ended:  # gather() leaves the other coroutine to end by itself.
+                    await asyncio.sleep(0)
+
+
+class EndingTests(LifeTestCase):
+    async def test_a_view_that_returns_closes_its_socket(self):
+        async def view(socket):
+            await socket.accept()
+            await socket.send_text("bye")
+
+        async with connect_to(view) as client:
+            self.assertEqual(await client.receive_text(), "bye")
+            with self.assertRaises(WebSocketDisconnect) as caught:
+                await client.receive()
+            self.assertEqual(caught.exception.code, 1000)
+
+    async def test_a_view_that_neither_accepts_nor_refuses_is_a_bug(self):
+        async def view(socket):
+            pass
+
+        with (
+            self.assertLogs("django.request", "ERROR") as logs,
+            self.assertRaisesMessage(RuntimeError, "returned without accepting or refusing"),
+        ):
+            async with connect_to(view):
+                pass
+        self.assertEqual(len(logs.records), 1)
+        with self.assertLogs("django.request", "ERROR"), serving(view):
+            start, _ = await Server(CONNECT).serve()
+        self.assertEqual(start["status"], 500)
+
+    async def test_a_message_that_the_view_cannot_read_closes_without_an_error(self):
+        async def view(socket):
+            await socket.accept()
+            await socket.receive_json()
+
+        for send, code in [("send_bytes", 1003), ("send_text", 1007)]:
+            with self.assertLogs("django.request", "INFO") as logs:
+                async with connect_to(view) as client:
+                    await getattr(client, send)(b"{" if send == "send_bytes" else "{")
+                    self.assertEqual(await client.wait_closed(), code)
+            self.assertTrue(client.close_reason.startswith("Expected"))
+            self.assertEqual([record.levelname for record in logs.records], ["INFO"])
+
+    async def test_a_message_that_a_task_group_cannot_read_closes_without_an_error(self):
+        async def view(socket):
+            await socket.accept()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(socket.receive_json())
+                tasks.create_task(wait_for_nothing())
+
+        async with connect_to(view) as client:
+            await client.send_text("{")
+            self.assertEqual(await client.wait_closed(), 1007)
+
+    async def test_a_view_may_go_on_after_a_message_that_it_cannot_read(self):
+        async def view(socket):
+            await socket.accept()
+            with contextlib.suppress(InvalidMessage):
+                await socket.receive_json()
+            await socket.send_json("Pardon?")
+
+        async with connect_to(view) as client:
+            await client.send_text("{")
+            self.assertEqual(await client.receive_json(), "Pardon?")
+
+    @override_settings(WEBSOCKET_MAX_MESSAGE_SIZE=4)
+    async def test_a_message_that_is_too_large_closes_and_is_not_seen(self):
+        received = []
+
+        async def view(socket):
+            await socket.accept()
+            async for message in socket:
+                received.append(message)
+
+        with self.assertNoLogs("django.request"):
+            async with connect_to(view) as client:
+                await client.send_text("abcd")
+                await client.send_text("abcde")
+                self.assertEqual(await client.wait_closed(), 1009)
+        self.assertEqual(received, ["abcd"])
+
+    async def test_a_socket_is_logged_when_it_opens_and_when_it_closes(self):
+        async def view(socket):
+            await socket.accept()
+            async for message in socket:
+                await socket.send_message(message)
+                await socket.send_message(message)
+
+        with self.assertLogs("django.websocket", "INFO") as logs:
+            async with connect_to(view, "/ws/?token=secret") as client:
+                await client.send_text("hello")
+                await client.receive_text()
+                await client.receive_text()
+                await client.close(4000)
+        opened, closed = (record.getMessage() for record in logs.records)
+        self.assertEqual(opened, "WebSocket /ws/ 127.0.0.1 - open")
+        self.assertRegex(closed, r"^WebSocket /ws/ 127\.0\.0\.1 - 4000 \d+\.\d s, 1 in, 2 out$")
+
+
+class ErrorTests(LifeTestCase):
+    def setUp(self):
+        super().setUp()
+        self.signalled: list[HttpRequest] = []
+        got_request_exception.connect(self.on_exception)
+        self.addCleanup(got_request_exception.disconnect, self.on_exception)
+
+    def on_exception(self, request, **kwargs):
+        self.signalled.append(request)
+
+    @contextlib.contextmanager
+    def assertReported(self, error):
+        """Assert that an error is logged once, as Django does, and signalled once."""
+        with self.assertLogs("django.request", "ERROR") as logs:
+            yield
+        [record] = logs.records
+        self.assertIn("/ws/", record.getMessage())
+        assert record.exc_info is not None
+        self.assertIsInstance(record.exc_info[1], error)
+        self.assertEqual(getattr(record, "status_code", None), 500)
+        self.assertEqual(getattr(record, "request", None), self.signalled[0])
+        self.assertEqual([request.path for request in self.signalled], ["/ws/"])
+
+    async def test_before_the_accept_it_is_a_500(self):
+        async def view(socket):
+            raise ZeroDivisionError
+
+        with self.assertReported(ZeroDivisionError), serving(view):
+            start, body = await Server(CONNECT).serve()
+        self.assertEqual(start["status"], 500)
+        self.assertNotIn(b"ZeroDivisionError", body["body"])
+
+    async def test_after_the_accept_it_is_a_1011(self):
+        async def view(socket):
+            await socket.accept()
+            raise ZeroDivisionError
+
+        with self.assertReported(ZeroDivisionError), serving(view):
+            accept, close = await Server(CONNECT).serve()
+        self.assertEqual(accept["type"], "websocket.accept")
+        self.assertEqual((close["code"], close["reason"]), (1011, ""))
+
+    async def test_in_a_decorator_it_is_a_500(self):
+        def broken(view):
+            def wrapper(socket):
+                raise ZeroDivisionError
+
+            return wrapper
+
+        @broken
+        async def view(socket):
+            pass
+
+        with self.assertReported(ZeroDivisionError), serving(view):
+            start, _ = await Server(CONNECT).serve()
+        self.assertEqual(start["status"], 500)
+
+    async def test_in_a_started_task_it_ends_the_view(self):
+        cleaned = []
+
+        async def view(socket):
+            async def fail():
+                raise ZeroDivisionError
+
+            await socket.accept()
+            socket.start(fail())
+            try:
+                await socket.receive_text()
+            finally:
+                cleaned.append("view")
+
+        with self.assertReported(ZeroDivisionError), serving(view):
+            _, close = await Server(CONNECT).serve()
+        self.assertEqual(close["code"], 1011)
+        self.assertEqual(cleaned, ["view"])
+
+    async def test_while_cleaning_up_it_is_reported_too(self):
+        async def view(socket):
+            await socket.accept()
+            try:
+                await socket.receive_text()
+            finally:
+                raise ZeroDivisionError
+
+        with self.assertReported(ZeroDivisionError), serving(view):
+            await Server(CONNECT, left()).serve()
+
+    async def test_while_cleaning_up_after_a_cancel_it_is_reported_too(self):
+        async def view(socket):
+            await socket.accept()
+            try:
+                await wait_for_nothing()
+            finally:
+                raise ZeroDivisionError
+
+        with self.assertReported(ZeroDivisionError), serving(view):
+            await Server(CONNECT, left()).serve()
+
+    async def test_a_timeout_of_the_view_is_an_error_of_the_view(self):
+        async def view(socket):
+            await socket.accept()
+            async with asyncio.timeout(0):
+                await wait_for_nothing()
+
+        with self.assertReported(TimeoutError), serving(view):
+            _, close = await Server(CONNECT).serve()
+        self.assertEqual(close["code"], 1011)
+
+    async def test_misuse_of_the_socket_is_an_error_of_the_view(self):
+        async def view(socket):
+            await socket.send_text("early")
+
+        with self.assertReported(RuntimeError), serving(view):
+            start, _ = await Server(CONNECT).serve()
+        self.assertEqual(start["status"], 500)
+
+    async def test_iterating_before_the_accept_is_an_error_of_the_view(self):
+        async def view(socket):
+            async for _ in socket:
+                pass
+
+        with self.assertReported(RuntimeError), serving(view):
+            start, _ = await Server(CONNECT).serve()
+        self.assertEqual(start["status"], 500)
+
+    async def test_several_errors_are_all_reported(self):
+        async def view(socket):
+            async def fail():
+                raise ZeroDivisionError
+
+            await socket.accept()
+            socket.start(fail())
+            try:
+                await wait_for_nothing()
+            finally:
+                raise KeyError("in the view")
+
+        with self.assertLogs("django.request", "ERROR") as logs, serving(view):
+            await Server(CONNECT).serve()
+        errors = {type(record.exc_info[1]) for record in logs.records if record.exc_info}
+        self.assertEqual(errors, {KeyError, ZeroDivisionError})
+
+    async def test_what_django_answers_without_an_error_is_none(self):
+        for error, status in [(Http404, 404), (PermissionDenied, 403)]:
+
+            async def view(socket, error=error):
+                raise error
+
+            with self.assertRaises(HandshakeRefused) as caught:
+                async with connect_to(view):
+                    pass
+            self.assertEqual(caught.exception.status_code, status)
+        self.assertEqual(self.signalled, [])
+
+
+class StartTests(LifeTestCase):
+    async def test_a_task_pushes_while_the_view_waits_for_its_client(self):
+        async def view(socket):
+            async def push():
+                for number in range(3):
+                    await socket.send_text(str(number))
+
+            await socket.accept()
+            socket.start(push())
+            async for message in socket:
+                await socket.send_message(message)
+
+        async with connect_to(view) as client:
+            self.assertEqual([await client.receive_text() for _ in range(3)], ["0", "1", "2"])
+            await client.send_text("echo")
+            self.assertEqual(await client.receive_text(), "echo")
+
+    async def test_a_task_is_cancelled_and_awaited_when_the_view_ends(self):
+        order = []
+
+        async def view(socket):
+            async def push():
+                try:
+                    await wait_for_nothing()
+                finally:
+                    await asyncio.sleep(0)
+                    await socket.send_text("bye")
+                    order.append("task")
+
+            await socket.accept()
+            socket.start(push())
+            await socket.receive_text()
+            order.append("view")
+
+        async with connect_to(view) as client:
+            await client.send_text("end")
+            self.assertEqual(await client.receive_text(), "bye")
+            self.assertEqual(await client.wait_closed(), 1000)
+        self.assertEqual(order, ["view", "task"])
+
+    async def test_a_task_that_finds_the_client_gone_does_not_end_the_view(self):
+        received = []
+
+        async def view(socket):
+            async def push():
+                while True:
+                    await socket.send_text("tick")
+                    await asyncio.sleep(0)
+
+            await socket.accept()
+            task = socket.start(push())
+            await asyncio.wait([task])
+            async for message in socket:
+                received.append(message)
+
+        with self.assertNoLogs("django.request"):
+            async with connect_to(view) as client:
+                await client.send_text("the last words")
+                await client.receive_text()
+                await client.close()
+                await client.wait_closed()
+        self.assertEqual(received, ["the last words"])
+
+    async def test_a_task_group_in_a_task_that_finds_the_client_gone_does_not_either(self):
+        received = []
+
+        async def view(socket):
+            async def push():
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(socket.send_text("too late"))
+
+            await socket.accept()
+            while socket.client_state is not State.DISCONNECTED:
+                await asyncio.sleep(0)
+            await asyncio.wait([socket.start(push())])
+            async for message in socket:
+                received.append(message)
+
+        with serving(view):
+            await Server(CONNECT, text("the last words"), left()).serve()
+        self.assertEqual(received, ["the last words"])
+
+    async def test_a_task_may_end_before_the_view_or_be_cancelled_by_it(self):
+        async def view(socket):
+            await socket.accept()
+            done = socket.start(socket.send_text("one"))
+            await asyncio.wait([done])
+            forever = socket.start(wait_for_nothing())
+            forever.cancel()
+            await asyncio.wait([forever])
+            await socket.send_text("two")
+
+        async with connect_to(view) as client:
+            self.assertEqual(await client.receive_text(), "one")
+            self.assertEqual(await client.receive_text(), "two")
+            self.assertEqual(await client.wait_closed(), 1000)
+
+    async def test_a_task_may_be_cancelled_before_it_has_begun(self):
+        async def view(socket):
+            await socket.accept()
+            socket.start(wait_for_nothing())
+
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            async with connect_to(view) as client:
+                self.assertEqual(await client.wait_closed(), 1000)
+        self.assertEqual(caught, [])  # None says that wait_for_nothing() was never awaited.
+
+    async def test_nothing_is_started_after_the_view(self):
+        sockets = []
+
+        async def view(socket):
+            sockets.append(socket)
+            await socket.accept()
+
+        async with connect_to(view) as client:
+            await client.wait_closed()
+        with self.assertRaisesMessage(RuntimeError, "start() works while the socket's view runs"):
+            sockets[0].start(wait_for_nothing())
+
+
+class ServerTests(LifeTestCase):
+    async def test_a_server_that_stops_is_not_held_up(self):
+        cleaned = []
+
+        async def view(socket):
+            await socket.accept()
+            try:
+                await wait_for_nothing()
+            finally:
+                cleaned.append("view")
+
+        server = Server(CONNECT)
+        with serving(view):
+            connection = asyncio.create_task(server.serve())
+            await server.drained.wait()
+            server.events.put_nowait(left(1012))
+            server.events.put_nowait(left(1012))  # uvicorn's second, from the transport.
+            await connection
+        self.assertEqual(cleaned, ["view"])
+
+    async def test_a_server_may_cancel_a_connection(self):
+        cleaned = []
+
+        async def view(socket):
+            await socket.accept()
+            socket.start(wait_for_nothing())
+            try:
+                await wait_for_nothing()
+            finally:
+                cleaned.append("view")
+
+        server = Server(CONNECT)
+        with serving(view):
+            connection = asyncio.create_task(server.serve())
+            await server.drained.wait()
+            connection.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await connection
+        self.assertEqual(cleaned, ["view"])
+        self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
+
+    async def test_nothing_is_left_of_a_connection(self):
+        async def view(socket):
+            await socket.accept()
+            socket.start(wait_for_nothing())
+            await wait_for_nothing()
+
+        with serving(view):
+            await Server(CONNECT, text("unread"), left()).serve()
+        self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
+        self.assertEqual(middleware._open_sockets[asyncio.get_running_loop()], set())
+
+    async def test_a_client_that_does_not_read_is_dropped_when_the_view_ends(self):
+        class Transport:
+            aborted = False
+
+            def abort(self):
+                self.aborted = True
+
+            def get_write_buffer_size(self):
+                return 0
+
+        class StuckServer(Server):
+            transport = Transport()
+
+            async def send(self, event):
+                if event["type"] == "websocket.close":
+                    await wait_for_nothing()
+
+        async def view(socket):
+            await socket.accept()
+
+        with serving(view):
+            await StuckServer(CONNECT).serve()
+        self.assertTrue(StuckServer.transport.aborted)
+
+
+class ScopeTests(SimpleTestCase):
+    async def test_the_lifespan_is_answered(self):
+        server = Server({"type": "lifespan.startup"}, {"type": "lifespan.shutdown"})
+        sent = await server.serve(type="lifespan")
+        self.assertEqual(
+            [event["type"] for event in sent],
+            ["lifespan.startup.complete", "lifespan.shutdown.complete"],
+        )
+
+    async def test_what_is_no_websocket_goes_to_the_wrapped_application(self):
+        async def pages(scope, receive, send):
+            await send({"type": "seen", "path": scope["path"]})
+
+        server = Server()
+        application = middleware.websockets(pages)
+        await application(make_scope(type="http", path="/page/"), server.receive, server.send)
+        self.assertEqual(server.sent, [{"type": "seen", "path": "/page/"}])
+
+    async def test_pages_are_served_beside_the_sockets(self):
+        response = await self.async_client.get("/admin/login/")
+        self.assertEqual(response.status_code, 200)
