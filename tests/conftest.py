@@ -24,7 +24,7 @@ TEMPLATE = Path(__file__).resolve().parent.parent
 # What would make a rendered project behave otherwise on one machine than on another.
 FOREIGN = re.compile(
     r"ALLOWED_HOSTS|CI$|CONN_MAX_AGE|CSRF_|DATABASE_URL|DEBUG|DJANGO_|PYTEST_|PYTHON|REDIS_URL"
-    r"|SECRET_KEY|SECURE_|VIRTUAL_ENV|WEBSOCKET_"
+    r"|LOG_JSON|METRICS|SECRET_KEY|SECURE_|UVICORN_|VIRTUAL_ENV|WEBSOCKET_"
 )
 
 
@@ -116,9 +116,12 @@ def render(
 ) -> Callable[..., Path]:
     """A function that renders the template with the answers given and returns the project."""
 
-    def render(**answers: str) -> Path:
+    def render(**answers: str | bool) -> Path:
         # An answer that is not typed is itself rendered: a Jinja literal stands for any text.
-        literals = {name: f"{{{{ {answer!a} }}}}" for name, answer in answers.items()}
+        literals = {
+            name: f"{{{{ {answer!a} }}}}" if isinstance(answer, str) else answer
+            for name, answer in answers.items()
+        }
         project = cookiecutter(
             str(template),
             no_input=True,
@@ -156,7 +159,7 @@ class Project:
 def project(render: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project of the default answers, installed and migrated as its README says."""
     project = Project(render(), make_venv(tmp_path_factory.mktemp("project") / "venv"))
-    project.run("-m", "pip", "install", "--quiet", "-e", ".[dev]")
+    project.run("-m", "pip", "install", "--quiet", "-e", ".[dev,redis]")
     project.run("manage.py", "migrate")
     return project
 
@@ -193,15 +196,16 @@ class Server:
     def ws(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
 
+    def command(self) -> list[str]:
+        """Return what starts it on its port."""
+        uvicorn = [str(self.project.python), "-m", "uvicorn", "project.asgi:application"]
+        return [*uvicorn, "--port", str(self.port), *self.args]
+
     def start(self) -> bool:
         """Return once the server answers; False where its port was taken."""
         already = self.log().count("Application startup complete.")
         self.process = subprocess.Popen(
-            [
-                *(str(self.project.python), "-m", "uvicorn", "project.asgi:application"),
-                *("--port", str(self.port)),
-                *self.args,
-            ],
+            self.command(),
             cwd=self.project.path,
             encoding="utf-8",
             env=self.env,

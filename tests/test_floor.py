@@ -51,7 +51,8 @@ def test_the_projects_own_tests_pass_with_the_oldest_django(
         pytest.skip("Django 3.1 is tried on Python 3.11, which is not on this machine")
     project = render()
     table = tomllib.loads((project / "pyproject.toml").read_text())["project"]
-    asked_for = table["dependencies"] + table["optional-dependencies"]["dev"]
+    extras = table["optional-dependencies"]
+    asked_for = table["dependencies"] + extras["dev"] + extras["redis"]
     # Not the project itself, which asks for a Django that is still supported.
     others = [name for name in asked_for if not re.match(r"Django|django-stubs|mypy|ruff", name)]
     printed = own_tests(project, python, ["Django~=3.1.0", *others], tmp_path / "venv")
@@ -63,7 +64,7 @@ def test_the_projects_own_tests_pass_with_the_newest_django_on_the_newest_python
     render: Callable[..., Path], tmp_path: Path
 ) -> None:
     version, python = max(pythons().items())
-    printed = own_tests(render(), python, ["--upgrade", "-e", ".[dev]"], tmp_path / "venv")
+    printed = own_tests(render(), python, ["--upgrade", "-e", ".[dev,redis]"], tmp_path / "venv")
     newest = {True: r"([6-9]|\d\d)", False: "5.2"}[version >= (3, 12)]
     assert re.search(rf"django: version: {newest}\.", printed)
     assert f"Python {version[0]}.{version[1]}." in printed

@@ -2,6 +2,8 @@
 
 import secrets
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import Project, clean_environment, run
@@ -9,6 +11,7 @@ from conftest import Project, clean_environment, run
 PRODUCTION = {
     "ALLOWED_HOSTS": "example.com",
     "DEBUG": "false",
+    "REDIS_URL": "redis://localhost",
     "SECRET_KEY": secrets.token_urlsafe(50),
     "SECURE_PROXY_SSL_HEADER": "X-Forwarded-Proto",
 }
@@ -23,6 +26,18 @@ def test_the_projects_own_tests_pass_without_its_env_file(workshop: Project) -> 
     (workshop.path / ".env").unlink()
     env = {**workshop.env, "DEBUG": "true", "SECRET_KEY": "for-tests-only"}
     assert " passed" in workshop.run("-m", "pytest", env=env).stdout
+
+
+def test_a_project_without_the_chat_example_is_as_sound(
+    render: Callable[..., Path], project: Project
+) -> None:
+    rendered = Project(render(chat_example=False), project.python)
+    # The tests of the WebSocket layer are the same ones.
+    assert " passed" in rendered.run("-m", "pytest", "project", "users").stdout
+    check = rendered.run("manage.py", "check", "--fail-level", "DEBUG")
+    assert "no issues (0 silenced)" in check.stdout
+    rendered.run("manage.py", "makemigrations", "--check", "--dry-run")
+    rendered.run("manage.py", "migrate")
 
 
 def test_uv_runs_the_projects_own_tests(workshop: Project) -> None:

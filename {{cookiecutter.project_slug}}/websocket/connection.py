@@ -532,12 +532,13 @@ class WebSocket:
 
     def look_after(self) -> None:
         """Read ahead if the view has received nothing since the last call, and is not waiting."""
-        if self.app_state is _CONNECTED and (transport := self._transport()):
-            # A server that gave up on a client, such as for want of a pong, need not tell while
-            # that client reads nothing, or while the inbox is full.
-            if transport.is_closing():
-                self.lost()
-        idle = self.messages_in == self._seen and not self._receiving
+        transport = self._transport() if self.app_state is _CONNECTED else None
+        closing = transport is not None and transport.is_closing()
+        if closing:
+            # A server that gave up on a client, such as for want of a pong, cannot tell while that
+            # client reads nothing, nor while the inbox is full.
+            self.lost()
+        idle = (closing or self.messages_in == self._seen) and not self._receiving
         if idle and self.client_state is not _DISCONNECTED:
             self._inbox = self._inbox or Inbox(self)
             self._inbox.start()

@@ -58,9 +58,10 @@ def publish(group: str, message: Any, *, exclude: WebSocket | None = None) -> No
     A str goes out as a text message, bytes as a binary one, anything else as JSON in text, where
     dates, decimals and UUIDs become strings. Works in any thread and process: in views, signal
     handlers, `transaction.on_commit`, management commands and task queues. It does not wait for
-    the members. Raises `ValueError` for a name that no group can have, `TypeError` for what is
-    not JSON, and with Redis `PublishError` when it cannot be reached. With Redis it waits for the
-    network: in async code use `apublish`.
+    the members; a thread that is far ahead of the event loop is slowed down. Raises `ValueError`
+    for a name that no group can have, `TypeError` for what is not JSON, and with Redis
+    `PublishError` when it cannot be reached. With Redis it waits for the network: in async code
+    use `apublish`.
     """
     check_name(group)
     publish_message(group, Message.encode(message), exclude)

@@ -125,7 +125,7 @@ async def run(
 
 
 async def result_of(view: Awaitable[HttpResponseBase | None]) -> HttpResponseBase | None:
-    """Await a view; that it awaited what was cancelled, while it was not, is an error of its own."""
+    """Await a view; that what it awaited was cancelled, and it was not, is an error of its own."""
     try:
         return await view
     except asyncio.CancelledError as error:

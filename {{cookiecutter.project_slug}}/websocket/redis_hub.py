@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from contextvars import Context
 from functools import cache
 from typing import Any
 
@@ -93,7 +94,9 @@ class RedisHub(Hub):
             self.end.asend(None).send(None)
         #: For each group that has members: done once Redis has confirmed that it sends to it.
         self.confirmed: dict[str, asyncio.Future[None]] = {}
-        self.changed = asyncio.Event()
+        #: The groups that have got their first member or lost their last, and need a word to Redis.
+        self.changed: set[str] = set()
+        self.has_changed = asyncio.Event()
         #: What this connection to Redis was asked for, and how many of its answers are to come.
         self.asked: set[str] = set()
         self.unanswered: Counter[str] = Counter()
@@ -105,9 +108,10 @@ class RedisHub(Hub):
         super().add(group, member)
         if group not in self.confirmed:
             self.confirmed[group] = self.loop.create_future()
-            self.changed.set()
+            self.note_change(group)
         if self.task is None:
-            self.task = asyncio.create_task(self.run())
+            # In a context of its own, which keeps nothing of the first member's alive.
+            self.task = self.loop.create_task(self.run(), context=Context())
 
     async def join(self, group: str, member: Member) -> None:
         """Add a member, and wait until Redis has confirmed that this process gets the messages.
@@ -128,7 +132,11 @@ class RedisHub(Hub):
             future = self.confirmed.pop(group)
             if not future.done():
                 future.set_result(None)  # Who still waits for it has left.
-            self.changed.set()
+            self.note_change(group)
+
+    def note_change(self, group: str) -> None:
+        self.changed.add(group)
+        self.has_changed.set()
 
     async def close(self) -> None:
         """End the subscription, and the loop's other connections to Redis."""
@@ -171,7 +179,7 @@ class RedisHub(Hub):
                 async with asyncio.TaskGroup() as tasks:
                     reader = tasks.create_task(self.read(pubsub))
                     while self.confirmed:
-                        await self.changed.wait()
+                        await self.has_changed.wait()
                         await self.ask(pubsub)
                     reader.cancel()
             finally:
@@ -181,14 +189,17 @@ class RedisHub(Hub):
         """Note that Redis sends nothing for now: who joins has to wait for a new answer."""
         self.asked.clear()
         self.unanswered.clear()
+        self.changed = set(self.confirmed)
         for group, future in self.confirmed.items():
             if future.done():
                 self.confirmed[group] = self.loop.create_future()
 
     async def ask(self, pubsub: PubSub) -> None:
         """Tell Redis which groups have got members since, and which have lost their last."""
-        self.changed.clear()
-        new, old = self.confirmed.keys() - self.asked, self.asked - self.confirmed.keys()
+        self.has_changed.clear()
+        changed, self.changed = self.changed, set()
+        new = (changed & self.confirmed.keys()) - self.asked
+        old = (changed & self.asked) - self.confirmed.keys()
         if new:
             self.asked |= new
             self.unanswered.update(new)
@@ -196,7 +207,7 @@ class RedisHub(Hub):
         if old:
             self.asked -= old
             await pubsub.unsubscribe(*(conf.REDIS_PREFIX + group for group in old))
-        for group in self.asked:
+        for group in changed:
             self.confirm(group)  # Some were left and joined again meanwhile.
 
     async def read(self, pubsub: PubSub) -> None:
@@ -229,5 +240,6 @@ class RedisHub(Hub):
     def confirm(self, group: str) -> None:
         """Let those in who wait to join a group, if Redis has answered all that it was asked."""
         future = self.confirmed.get(group)
-        if future is not None and not future.done() and not self.unanswered[group]:
+        is_sent = group in self.asked and not self.unanswered[group]
+        if future is not None and not future.done() and is_sent:
             future.set_result(None)

@@ -2,7 +2,7 @@
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission
-from django.test import AsyncClient, TransactionTestCase, override_settings
+from django.test import TransactionTestCase, override_settings
 
 from project.urls import urlpatterns as site
 from users.models import User
@@ -33,13 +33,12 @@ class CloseSocketsTests(TransactionTestCase):
         permissions = Permission.objects.filter(codename__in=codenames)
         self.staff.user_permissions.set(permissions)
 
-    async def choose(self, *users: User) -> int:
+    @sync_to_async
+    def choose(self, *users: User) -> int:
         """Choose the action for some users, as the admin's list of users sends it."""
-        client = AsyncClient()
-        await sync_to_async(client.force_login)(self.staff)
+        self.client.force_login(self.staff)
         data = {"action": "close_sockets", "_selected_action": [user.pk for user in users]}
-        response = await client.post("/admin/users/user/", data)
-        return response.status_code
+        return self.client.post("/admin/users/user/", data).status_code
 
     async def test_the_sockets_of_the_selected_users_are_closed(self) -> None:
         await self.permit("view_user", "change_user")

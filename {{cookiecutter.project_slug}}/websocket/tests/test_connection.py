@@ -12,6 +12,7 @@ from websocket.tests.wire import (
     CONNECT,
     GoneServer,
     Server,
+    ServerWithTransport,
     binary,
     left,
     make_scope,
@@ -473,17 +474,9 @@ class CloseTests(SimpleTestCase):
         self.assertEqual(caught.exception.code, 4000)
 
     async def test_aborting_drops_the_transport_where_the_server_shows_it(self):
-        class Transport:
-            aborted = False
-
-            def abort(self):
-                self.aborted = True
-
-        class ServerWithTransport(Server):
-            transport = Transport()
-
-        make_socket(ServerWithTransport()).abort()
-        self.assertTrue(ServerWithTransport.transport.aborted)
+        server = ServerWithTransport()
+        make_socket(server).abort()
+        self.assertTrue(server.transport.aborted)
         make_socket(Server()).abort()  # Elsewhere it does nothing.
 
     async def test_nothing_is_started_outside_of_a_running_view(self):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import decimal
+import os
 import subprocess
 import sys
 import threading
@@ -521,7 +522,7 @@ class Everything(Delivery, Publishers, Ends, Subscribing):
     pass
 
 
-@override_settings(ROOT_URLCONF=__name__)
+@override_settings(ROOT_URLCONF=__name__, WEBSOCKET_REDIS_URL="")
 class MemoryTests(Everything, SimpleTestCase):
     async def test_a_process_that_serves_no_sockets_says_that_nobody_is_reached(self) -> None:
         command = "from websocket.groups import publish; publish('orders', 'lost')"
@@ -531,6 +532,7 @@ class MemoryTests(Everything, SimpleTestCase):
             capture_output=True,
             check=True,
             cwd=settings.BASE_DIR,
+            env={**os.environ, "REDIS_URL": ""},
             text=True,
         )
         self.assertIn("A message to the group 'orders' reached nobody", result.stderr)

@@ -1,6 +1,7 @@
 import asyncio
 import functools
 import threading
+import warnings
 from typing import Any
 from unittest import mock, skipUnless
 
@@ -9,6 +10,7 @@ from asgiref.sync import async_to_sync, markcoroutinefunction, sync_to_async
 from django.conf.urls.i18n import i18n_patterns
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required, permission_required, user_passes_test
+from django.contrib.auth.models import AbstractUser
 from django.core.handlers import asgi
 from django.db import connection
 from django.http import HttpResponse, StreamingHttpResponse
@@ -19,7 +21,6 @@ from django.utils.decorators import async_only_middleware, sync_and_async_middle
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
-from users.models import User
 from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import CONNECT, Server, connect_to, serving
 from websocket.urls import re_websocket, websocket
@@ -251,6 +252,12 @@ class MiddlewareTests(SimpleTestCase):
         refusal = await refusal_of()
         self.assertEqual((refusal.status_code, refusal.content), (503, b"Not now."))
 
+    @middleware("refusing_middleware")
+    async def test_a_view_that_is_not_run_is_not_missed(self):
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            await refusal_of()
+        self.assertEqual(caught, [])  # None says that the view was never awaited.
+
     @middleware("ViewMiddleware")
     async def test_view_middleware_sees_the_view(self):
         async with connect("/int/1/x"):
@@ -271,7 +278,7 @@ class MiddlewareTests(SimpleTestCase):
 
 
 class RequestTests(TestCase):
-    user: User
+    user: AbstractUser
 
     @classmethod
     def setUpTestData(cls):
@@ -366,8 +373,8 @@ async def private(socket):
 
 @override_settings(LOGIN_URL="/accounts/login/")
 class DecoratorTests(TestCase):
-    admin: User
-    user: User
+    admin: AbstractUser
+    user: AbstractUser
 
     @classmethod
     def setUpTestData(cls):
@@ -390,12 +397,14 @@ class DecoratorTests(TestCase):
         await self.assertSendsToLogin(view)
 
     async def test_permission_required(self):
-        view = permission_required("users.change_user")(private)
+        view = permission_required(f"{get_user_model()._meta.app_label}.change_user")(private)
         await self.assertLetsIn(view, self.admin)
         await self.assertSendsToLogin(view, self.user)
 
     async def test_permission_required_raising(self):
-        view = permission_required("users.change_user", raise_exception=True)(private)
+        view = permission_required(
+            f"{get_user_model()._meta.app_label}.change_user", raise_exception=True
+        )(private)
         await self.assertLetsIn(view, self.admin)
         with serving(view):
             self.assertEqual((await refusal_of(user=self.user)).status_code, 403)
@@ -617,6 +626,7 @@ class OriginTests(SimpleTestCase):
             ("https://a.example.com:443", 101),
             ("https://A.example.com", 101),
             ("http://a.example.com", 403),
+            ("http://a.example.com:443", 403),
             ("https://a.example.com:8443", 403),
             ("https://b.a.example.com", 403),
             ("https://sub.example.org", 101),

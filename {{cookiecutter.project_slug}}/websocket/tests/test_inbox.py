@@ -4,14 +4,24 @@ from django.test import SimpleTestCase, override_settings
 
 from websocket.connection import State, WebSocket, WebSocketDisconnect
 from websocket.inbox import OVERHEAD
-from websocket.tests.wire import CONNECT, Server, binary, left, make_scope, open_socket, text
+from websocket.tests.wire import (
+    CONNECT,
+    Server,
+    ServerWithTransport,
+    binary,
+    left,
+    make_scope,
+    open_socket,
+    text,
+    until,
+)
 
 
 class InboxTests(SimpleTestCase):
     async def test_a_view_that_does_not_receive_is_read_for(self):
         socket, server = await open_socket(text("a"), binary(b"b"))
         socket.look_after()
-        await server.drained.wait()
+        await until(server.drained.is_set)
         self.assertEqual(socket.messages_in, 0)
         self.assertEqual(await socket.receive_text(), "a")
         self.assertEqual(await socket.receive_bytes(), b"b")
@@ -19,7 +29,7 @@ class InboxTests(SimpleTestCase):
     async def test_messages_keep_their_order_when_the_view_receives_again(self):
         socket, server = await open_socket(text("0"), text("1"))
         socket.look_after()
-        await server.drained.wait()
+        await until(server.drained.is_set)
         server.events.put_nowait(text("2"))
         received = [await socket.receive_text() for _ in range(3)]
         server.events.put_nowait(text("3"))
@@ -29,7 +39,7 @@ class InboxTests(SimpleTestCase):
     async def test_a_view_that_waits_is_woken_by_what_comes_next(self):
         socket, server = await open_socket()
         socket.look_after()
-        await server.drained.wait()
+        await until(server.drained.is_set)
         receiver = asyncio.create_task(socket.receive_text())
         await asyncio.sleep(0)
         server.events.put_nowait(text("a"))
@@ -46,7 +56,7 @@ class InboxTests(SimpleTestCase):
         await socket.receive_text()
         await socket.receive_text()
         receiver = asyncio.create_task(socket.receive_text())
-        await server.drained.wait()
+        await until(server.drained.is_set)
         socket.look_after()
         socket.look_after()  # It is waiting, and there is one reader at a time.
         server.events.put_nowait(text("d"))
@@ -55,8 +65,7 @@ class InboxTests(SimpleTestCase):
     async def test_a_client_is_seen_to_leave_though_the_view_does_not_receive(self):
         socket, _ = await open_socket(text("the last words"), left(1001))
         socket.look_after()
-        while socket.client_state is not State.DISCONNECTED:
-            await asyncio.sleep(0)
+        await until(lambda: socket.client_state is State.DISCONNECTED)
         with self.assertRaises(WebSocketDisconnect):
             await socket.send_text("too late")
         # What it sent before it left can still be read.
@@ -69,7 +78,7 @@ class InboxTests(SimpleTestCase):
         server = Server(CONNECT)
         socket = WebSocket(make_scope(), server.receive, server.send)
         socket.look_after()
-        await server.drained.wait()
+        await until(server.drained.is_set)
         await socket.accept()
         server.events.put_nowait(text("a"))
         self.assertEqual(await socket.receive_text(), "a")
@@ -78,8 +87,7 @@ class InboxTests(SimpleTestCase):
         server = Server(CONNECT, left(1006))
         socket = WebSocket(make_scope(), server.receive, server.send)
         socket.look_after()
-        while socket.client_state is not State.DISCONNECTED:
-            await asyncio.sleep(0)
+        await until(lambda: socket.client_state is State.DISCONNECTED)
         with self.assertRaises(WebSocketDisconnect):
             await socket.accept()
 
@@ -99,8 +107,7 @@ class InboxTests(SimpleTestCase):
     async def test_a_view_that_only_pushes_is_read_for_without_end(self):
         socket, _ = await open_socket(*(text(str(number)) for number in range(10)), left())
         socket.look_after()
-        while socket.client_state is not State.DISCONNECTED:
-            await asyncio.sleep(0)
+        await until(lambda: socket.client_state is State.DISCONNECTED)
         # Of what it never asked for, a bounded part is kept.
         self.assertEqual([message async for message in socket], ["0", "1", "2"])
 
@@ -108,7 +115,7 @@ class InboxTests(SimpleTestCase):
     async def test_a_message_that_is_too_large_closes_while_nobody_receives(self):
         socket, server = await open_socket(text("abcde"))
         socket.look_after()
-        await server.drained.wait()
+        await until(lambda: bool(server.sent))
         self.assertEqual([event["code"] for event in server.sent], [1009])
         with self.assertRaises(WebSocketDisconnect) as caught:
             await socket.receive_text()
@@ -117,8 +124,19 @@ class InboxTests(SimpleTestCase):
     async def test_a_receive_that_is_given_up_loses_no_message(self):
         socket, server = await open_socket()
         socket.look_after()
-        await server.drained.wait()
+        await until(server.drained.is_set)
         with self.assertRaises(TimeoutError):
             await asyncio.wait_for(socket.receive_text(), 0.001)
         server.events.put_nowait(text("a"))
         self.assertEqual(await socket.receive_text(), "a")
+
+    async def test_a_connection_that_the_server_gave_up_is_over(self):
+        server = ServerWithTransport(CONNECT)
+        socket = WebSocket(make_scope(), server.receive, server.send)
+        await socket.accept()
+        socket.look_after()
+        await socket.send_text("in time")
+        server.transport.closing = True
+        socket.look_after()
+        with self.assertRaises(WebSocketDisconnect):
+            await socket.send_text("too late")

@@ -11,7 +11,17 @@ from django.test import SimpleTestCase, override_settings
 from websocket import middleware
 from websocket.connection import InvalidMessage, State, WebSocketDisconnect
 from websocket.testing import HandshakeRefused
-from websocket.tests.wire import CONNECT, Server, connect_to, left, make_scope, serving, text
+from websocket.tests.wire import (
+    CONNECT,
+    Server,
+    ServerWithTransport,
+    connect_to,
+    left,
+    make_scope,
+    serving,
+    text,
+    until,
+)
 
 
 async def wait_for_nothing():
@@ -103,8 +113,7 @@ class LeavingTests(LifeTestCase):
             await socket.accept()
             await socket.receive_text()
             busy.set()
-            while socket.client_state is not State.DISCONNECTED:
-                await asyncio.sleep(0)
+            await until(lambda: socket.client_state is State.DISCONNECTED)
             await may_finish.wait()
             finished.set()
 
@@ -122,8 +131,7 @@ class LeavingTests(LifeTestCase):
 
         async def view(socket):
             await socket.accept()
-            while socket.client_state is not State.DISCONNECTED:
-                await asyncio.sleep(0.001)
+            await until(lambda: socket.client_state is State.DISCONNECTED)
             await may_receive.wait()
             async for message in socket:
                 received.append(message)
@@ -144,8 +152,7 @@ class LeavingTests(LifeTestCase):
 
         async def view(socket):
             await socket.accept()
-            while socket.client_state is not State.DISCONNECTED:
-                await asyncio.sleep(0)
+            await until(lambda: socket.client_state is State.DISCONNECTED)
             async for message in socket:
                 received.append(message)  # And 0.7 seconds pass: in all, more than the grace.
                 await asyncio.sleep(0)
@@ -224,8 +231,8 @@ class LeavingTests(LifeTestCase):
                 self.assertEqual(await client.receive_text(), "tick")
                 await client.close()
                 await client.wait_closed()
-                while not ended:  # gather() leaves the other coroutine to end by itself.
-                    await asyncio.sleep(0)
+                # gather() leaves the other coroutine to end by itself.
+                await until(lambda: bool(ended))
 
 
 class EndingTests(LifeTestCase):
@@ -432,6 +439,17 @@ class ErrorTests(LifeTestCase):
             _, close = await Server(CONNECT).serve()
         self.assertEqual(close["code"], 1011)
 
+    async def test_awaiting_what_was_cancelled_is_an_error_of_the_view(self):
+        async def view(socket):
+            await socket.accept()
+            task = asyncio.create_task(wait_for_nothing())
+            task.cancel()
+            await task
+
+        with self.assertReported(RuntimeError), serving(view):
+            _, close = await Server(CONNECT).serve()
+        self.assertEqual(close["code"], 1011)
+
     async def test_misuse_of_the_socket_is_an_error_of_the_view(self):
         async def view(socket):
             await socket.send_text("early")
@@ -551,8 +569,7 @@ class StartTests(LifeTestCase):
                     tasks.create_task(socket.send_text("too late"))
 
             await socket.accept()
-            while socket.client_state is not State.DISCONNECTED:
-                await asyncio.sleep(0)
+            await until(lambda: socket.client_state is State.DISCONNECTED)
             await asyncio.wait([socket.start(push())])
             async for message in socket:
                 received.append(message)
@@ -613,7 +630,7 @@ class ServerTests(LifeTestCase):
         server = Server(CONNECT)
         with serving(view):
             connection = asyncio.create_task(server.serve())
-            await server.drained.wait()
+            await until(server.drained.is_set)
             server.events.put_nowait(left(1012))
             server.events.put_nowait(left(1012))  # uvicorn's second, from the transport.
             await connection
@@ -633,7 +650,7 @@ class ServerTests(LifeTestCase):
         server = Server(CONNECT)
         with serving(view):
             connection = asyncio.create_task(server.serve())
-            await server.drained.wait()
+            await until(server.drained.is_set)
             connection.cancel()
             with self.assertRaises(asyncio.CancelledError):
                 await connection
@@ -652,18 +669,7 @@ class ServerTests(LifeTestCase):
         self.assertEqual(middleware._open_sockets[asyncio.get_running_loop()], set())
 
     async def test_a_client_that_does_not_read_is_dropped_when_the_view_ends(self):
-        class Transport:
-            aborted = False
-
-            def abort(self):
-                self.aborted = True
-
-            def get_write_buffer_size(self):
-                return 0
-
-        class StuckServer(Server):
-            transport = Transport()
-
+        class StuckServer(ServerWithTransport):
             async def send(self, event):
                 if event["type"] == "websocket.close":
                     await wait_for_nothing()
@@ -672,8 +678,9 @@ class ServerTests(LifeTestCase):
             await socket.accept()
 
         with serving(view):
-            await StuckServer(CONNECT).serve()
-        self.assertTrue(StuckServer.transport.aborted)
+            server = StuckServer(CONNECT)
+            await server.serve()
+        self.assertTrue(server.transport.aborted)
 
 
 class ScopeTests(SimpleTestCase):

@@ -3,6 +3,7 @@ import contextlib
 import json
 import traceback
 import urllib.request
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -15,7 +16,6 @@ from django.test import AsyncClient, SimpleTestCase, TestCase, override_settings
 from django.urls import path
 from websockets.sync.client import connect as connect_for_real
 
-from users.models import User
 from websocket import middleware, testing
 from websocket.connection import WebSocketDisconnect
 from websocket.testing import ASGILiveServerTestCase, HandshakeRefused, connect
@@ -274,7 +274,7 @@ class EndTests(SimpleTestCase):
 
 
 class LoginTests(TestCase):
-    user: User
+    user: Any
 
     @classmethod
     def setUpTestData(cls):

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from unittest import skipIf
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.contrib.auth import get_user_model
@@ -110,6 +111,10 @@ class SharedThreadsTests(SimpleTestCase):
 
 
 @override_settings(WEBSOCKET_THREADS=2)
+@skipIf(
+    connections.databases["default"].get("OPTIONS", {}).get("pool"),
+    "A pool has the connections, and threads only borrow them.",
+)
 class ConnectionsTests(TransactionTestCase):
     def setUp(self):
         get_contexts.cache_clear()  # Threads without a connection yet.

@@ -3,11 +3,11 @@ import functools
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.mixins import LoginRequiredMixin
+from django.contrib.auth.models import AbstractUser
 from django.http import HttpResponse
 from django.test import SimpleTestCase, TestCase, override_settings
 from django.utils.decorators import method_decorator
 
-from users.models import User
 from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import connect_to, serving
 from websocket.urls import websocket
@@ -141,7 +141,7 @@ class Greeter(WebSocketView):
 
 @override_settings(LOGIN_URL="/accounts/login/")
 class DecoratorTests(TestCase):
-    user: User
+    user: AbstractUser
 
     @classmethod
     def setUpTestData(cls):

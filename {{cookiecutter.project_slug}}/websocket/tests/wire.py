@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from django.conf import settings
 from django.test import override_settings
 from django.utils.module_loading import import_string
 
@@ -28,6 +29,13 @@ def binary(data: bytes) -> Event:
 
 def left(code: int = 1001, reason: str = "") -> Event:
     return {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until a condition holds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 def serving(view: Any) -> override_settings:
@@ -67,12 +75,35 @@ class Server:
 
     async def serve(self, **scope: Any) -> list[Event]:
         """Run the project's application to its end, and return what it sent."""
-        application = import_string("project.asgi.application")
+        application = import_string(settings.ASGI_APPLICATION)
         serving = application(make_scope(**scope), self.receive, self.send)
         with connections_kept():
             # In a task, as servers do: what a connection changes in its context is its own.
             await asyncio.wait_for(asyncio.create_task(serving), 5)
         return self.sent
+
+
+class Transport(asyncio.Transport):
+    """What uvicorn keeps of a connection below ASGI."""
+
+    aborted = closing = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class ServerWithTransport(Server):
+    """A server that shows its transport, as uvicorn does."""
+
+    def __init__(self, *events: Event) -> None:
+        super().__init__(*events)
+        self.transport = Transport()
 
 
 class GoneServer(Server):
