@@ -1,8 +1,9 @@
-"""Write the new project's .env, with a secret key of its own, and say what comes next."""
+"""Write the new project's .env, leave out what was not asked for, and say what comes next."""
 
 import os
 import secrets
 import shlex
+import shutil
 from pathlib import Path
 
 
@@ -18,6 +19,8 @@ def write_env(path: Path) -> None:
 
 if __name__ == "__main__":
     write_env(Path(".env"))
+    if "{{ cookiecutter.chat_example }}" == "False":
+        shutil.rmtree("chat")
     print(f"cd {shlex.quote(os.getcwd())}")
     print(
         "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[dev]'"

@@ -222,6 +222,22 @@ def test_the_log_keeps_the_last_hundred_messages(serve, open_page):
     expect(texts.last).to_be_in_viewport()
 
 
+def test_the_page_shows_the_servers_clock_and_who_is_looking(serve, open_page):
+    page = open_page(serve().url)
+    expect(page.locator("#who")).to_have_text("Anonymous")
+    seen = page.locator("#clock").text_content()
+    assert re.search(r"\d:\d\d:\d\d", seen)
+    expect(page.locator("#clock")).not_to_have_text(seen)
+
+
+def test_the_page_links_to_what_there_is(serve, open_page):
+    page = open_page(serve().url)
+    links = page.get_by_role("navigation").get_by_role("link")
+    expect(links).to_have_text([re.compile(name) for name in ("Chat", "Console", "Admin")])
+    links.nth(1).click()
+    expect(page.get_by_role("heading")).to_have_text("ws/")
+
+
 @pytest.mark.parametrize("leave", ["kill", "stop"])
 def test_the_page_is_connected_again_after_the_server_was_lost(serve, open_page, leave):
     server = serve()
@@ -340,6 +356,9 @@ def test_no_page_misses_a_file_in_production(serve, workshop, open_page, complai
     page = open_page(server.url)
     expect(state(page)).to_have_text("Connected")
     assert re.search(r"index\.\w{12}\.js$", page.locator("script").get_attribute("src"))
+    # There is no console in production, and so no link to it.
+    links = page.get_by_role("navigation").get_by_role("link")
+    expect(links).to_have_text([re.compile(name) for name in ("Chat", "Admin")])
     assert has_icon(page)
     login = open_page(f"{server.url}/admin/login/")
     assert has_rules(login)

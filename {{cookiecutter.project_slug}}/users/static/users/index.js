@@ -1,4 +1,4 @@
-/** The index page: sends hello every second, and what the visitor types; shows what comes back. */
+/** The index page: shows the server's clock, and what comes back of what it sends. */
 
 import { ReconnectingWebSocket } from "../websocket/client.js";
 
@@ -8,7 +8,8 @@ const MAX_MESSAGES = 100;
 const MAX_AWAITED = 1_000;
 
 const element = (id) => document.getElementById(id);
-const socket = new ReconnectingWebSocket(document.body.dataset.socket);
+const socket = new ReconnectingWebSocket(document.body.dataset.echo);
+const clock = new ReconnectingWebSocket(document.body.dataset.clock);
 
 /** What was sent and has not come back yet; a hello has a bar in the picture. */
 let awaited = [];
@@ -104,6 +105,19 @@ socket.addEventListener("close", (event) => {
 socket.addEventListener("reconnecting", ({ detail }) => {
   retryTime = performance.now() + detail.delay;
   showCountdown();
+});
+
+clock.addEventListener("message", ({ data }) => {
+  const { time, user } = JSON.parse(data);
+  element("clock").dateTime = time;
+  element("clock").textContent = new Date(time).toLocaleTimeString();
+  element("who").textContent = user || "Anonymous";
+});
+
+clock.addEventListener("close", () => {
+  element("clock").textContent = "–";
+  // The session has ended, for example: the page is as good for anybody.
+  if (clock.readyState === clock.CLOSED) element("who").textContent = "Logged out";
 });
 
 element("form").addEventListener("submit", (event) => {

@@ -1,0 +1,241 @@
+/** A room's page: shows what is said, in the order of its ids, and says what the visitor types. */
+
+import { ReconnectingWebSocket } from "../websocket/client.js";
+
+/** How often a typing hint is sent while somebody types, and how long one is shown, in ms. */
+const HINT_EVERY = 2_000;
+const HINT_LASTS = 4_000;
+
+const element = (id) => document.getElementById(id);
+const log = element("log");
+const me = document.body.dataset.user;
+
+/** The id up to which the page has all messages: what a new connection goes on from. */
+let after = null;
+/** What `after` was when this connection was asked for. */
+let askedAfter = null;
+/** Whether this connection has sent what was missed: until then, what is new may be far ahead. */
+let live = false;
+/** What was sent and has not come back yet, by its key. */
+const pending = new Map();
+let hinted = -Infinity;
+let atEnd = true;
+let ended = false;
+const typing = new Map();
+
+const socket = new ReconnectingWebSocket(() => {
+  askedAfter = after;
+  const url = new URL(document.body.dataset.socket, location.href);
+  if (after !== null) {
+    url.searchParams.set("first", shown()[0]?.dataset.id ?? after);
+    url.searchParams.set("after", after);
+  }
+  return url;
+});
+
+function shown() {
+  return log.querySelectorAll("[data-id]");
+}
+
+const handlers = {
+  history({ messages, more }) {
+    messages.forEach(show);
+    keepEnd();
+    if (messages.length) after = Math.max(after, messages.at(-1).id);
+    if (!more) goLive();
+  },
+
+  message(message) {
+    show(message);
+    atEnd ||= message.user === me;
+    keepEnd();
+    if (live) after = Math.max(after, message.id);
+    stopTyping(message.user);
+  },
+
+  /** Of the messages that the page had when it asked, these are still there. */
+  kept({ ids }) {
+    const there = new Set(ids);
+    for (const item of shown()) {
+      const id = Number(item.dataset.id);
+      if (id <= askedAfter && !there.has(id)) item.remove();
+    }
+  },
+
+  removed({ id }) {
+    log.querySelector(`[data-id="${id}"]`)?.remove();
+  },
+
+  announcement({ text }) {
+    const item = document.createElement("p");
+    item.className = "announcement";
+    item.textContent = text;
+    log.append(item);
+    keepEnd();
+  },
+
+  typing({ user }) {
+    if (user === me) return;
+    clearTimeout(typing.get(user));
+    typing.set(user, setTimeout(() => stopTyping(user), HINT_LASTS));
+    showTyping();
+  },
+
+  errors({ key, errors }) {
+    // Its key is taken: it had arrived before the connection was lost.
+    if (errors.key?.some(({ code }) => code === "unique")) pending.delete(key);
+    else giveBack(key, Object.values(errors).flat().map(({ message }) => message).join(" "));
+  },
+};
+
+/** Put a message in its place, unless it is there. */
+function show({ id, key, user, text, sent_at }) {
+  pending.delete(key);
+  if (log.querySelector(`[data-id="${id}"]`)) return;
+  const item = document.createElement("article");
+  item.className = user === me ? "message mine" : "message";
+  item.dataset.id = id;
+  const time = document.createElement("time");
+  time.dateTime = sent_at;
+  time.textContent = when(new Date(sent_at));
+  item.append(span("message-user", user), time, span("message-text", text));
+  let before = log.lastElementChild;
+  while (before && Number(before.dataset.id) > id) before = before.previousElementSibling;
+  if (before) before.after(item);
+  else log.prepend(item);
+}
+
+function span(className, text) {
+  const span = document.createElement("span");
+  span.className = className;
+  span.textContent = text;
+  return span;
+}
+
+function when(date) {
+  const time = date.toLocaleTimeString([], { timeStyle: "short" });
+  const isToday = date.toDateString() === new Date().toDateString();
+  return isToday ? time : `${date.toLocaleDateString([], { dateStyle: "medium" })}, ${time}`;
+}
+
+/** Show the newest message, unless the visitor has scrolled up to older ones. */
+function keepEnd() {
+  if (atEnd) log.scrollTop = log.scrollHeight;
+}
+
+function goLive() {
+  live = true;
+  // From now on a screen reader reads out what is new; the history would have been too much.
+  log.setAttribute("aria-live", "polite");
+  showState("connected", "Connected");
+  // What is not among what was missed had not arrived when the connection was lost.
+  pending.forEach((text, key) => say(key, text));
+}
+
+function showState(state, word) {
+  element("status").dataset.state = state;
+  element("state").textContent = word;
+  element("send").disabled = state !== "connected";
+}
+
+function showTyping() {
+  const names = [...typing.keys()];
+  element("typing").textContent =
+    names.length === 0 ? ""
+    : names.length === 1 ? `${names[0]} is typing…`
+    : names.length < 4 ? `${names.slice(0, -1).join(", ")} and ${names.at(-1)} are typing…`
+    : "Several people are typing…";
+}
+
+function stopTyping(user) {
+  clearTimeout(typing.get(user));
+  if (typing.delete(user)) showTyping();
+}
+
+function showError(text) {
+  element("error").textContent = text;
+  if (text) element("text").setAttribute("aria-invalid", "true");
+  else element("text").removeAttribute("aria-invalid");
+}
+
+function say(key, text) {
+  pending.set(key, text);
+  socket.send(JSON.stringify({ type: "say", key, text }));
+}
+
+/** Put what was refused back where it was typed, and say why. */
+function giveBack(key, why) {
+  element("text").value ||= pending.get(key);
+  pending.delete(key);
+  showError(why);
+}
+
+/** Tell whether the session has ended: then the page itself redirects to the login. */
+async function isLoggedOut() {
+  try {
+    const response = await fetch(location.href, { method: "HEAD", redirect: "manual" });
+    return response.type === "opaqueredirect";
+  } catch {
+    return false;
+  }
+}
+
+function end() {
+  ended = true;
+  showState("closed", "Logged out");
+  element("ended").hidden = false;
+  element("form").hidden = true;
+}
+
+log.addEventListener("scroll", () => {
+  atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+});
+new ResizeObserver(keepEnd).observe(log);
+
+socket.addEventListener("message", ({ data }) => {
+  const event = JSON.parse(data);
+  handlers[event.type]?.(event);
+});
+
+socket.addEventListener("close", async ({ code, reason }) => {
+  if (ended) return;
+  live = false;
+  for (const user of [...typing.keys()]) stopTyping(user);
+  // Too big, or too much for the server: sent again, it would be so again.
+  if ([1009, 1011].includes(code)) {
+    pending.forEach((text, key) => giveBack(key, "This could not be sent."));
+  }
+  if (code === 3000) return end();
+  if (socket.readyState === socket.CLOSED) return showState("closed", `Closed ${reason || code}`);
+  showState("reconnecting", "Reconnecting");
+  // A handshake that is refused looks to a page like a server that is down.
+  if (await isLoggedOut()) {
+    socket.close();
+    end();
+  }
+});
+
+element("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (!live) return;
+  const { value } = element("text");
+  event.target.reset();
+  element("text").focus();
+  showError("");
+  say(newKey(), value);
+  hinted = -Infinity;
+});
+
+element("text").addEventListener("input", () => {
+  showError("");
+  const now = performance.now();
+  if (!live || now - hinted < HINT_EVERY) return;
+  hinted = now;
+  socket.send(JSON.stringify({ type: "typing" }));
+});
+
+/** Not crypto.randomUUID(), which is only there on HTTPS and on localhost. */
+function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

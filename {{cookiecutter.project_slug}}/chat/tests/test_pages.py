@@ -1,0 +1,83 @@
+"""The chat's pages, and what reaches a room from elsewhere: the admin and the command line."""
+
+from unittest import mock, skipIf
+
+import django
+from asgiref.sync import sync_to_async
+from django.core.management import CommandError, call_command
+from django.test import TestCase, TransactionTestCase
+
+from chat.models import Message, Room
+from users.models import User
+from websocket.testing import connect
+
+
+class PageTests(TestCase):
+    def setUp(self) -> None:
+        self.ada = User.objects.create_user("ada", password="secret")
+
+    def test_there_is_a_room_to_begin_with(self) -> None:
+        self.client.force_login(self.ada)
+        self.assertContains(self.client.get("/chat/"), 'href="/chat/rooms/lobby/"')
+        self.assertContains(self.client.get("/chat/rooms/lobby/"), "Lobby")
+
+    def test_the_pages_are_for_those_who_are_logged_in(self) -> None:
+        for page in ("/chat/", "/chat/rooms/lobby/"):
+            self.assertRedirects(self.client.get(page), f"/chat/login/?next={page}")
+
+    def test_logging_in_leads_to_where_one_was_going(self) -> None:
+        page = "/chat/login/?next=/chat/rooms/lobby/"
+        wrong = self.client.post(page, {"username": "ada", "password": "wrong"})
+        self.assertContains(wrong, "Please enter a correct username and password")
+        right = self.client.post(page, {"username": "ada", "password": "secret"})
+        self.assertRedirects(right, "/chat/rooms/lobby/")
+
+    def test_logging_out_leads_to_the_login(self) -> None:
+        self.client.force_login(self.ada)
+        self.assertRedirects(self.client.post("/chat/logout/"), "/chat/login/")
+        self.assertRedirects(self.client.get("/chat/"), "/chat/login/?next=/chat/")
+
+
+class FromElsewhereTests(TransactionTestCase):
+    """With transactions that are committed: deleting a message is told after that."""
+
+    def setUp(self) -> None:
+        self.admin = User.objects.create_superuser("admin")
+        self.room = Room.objects.create(name="Den", slug="den")
+
+    @skipIf(django.VERSION < (3, 2), "Older Djangos need the name of an AppConfig, not of an app.")
+    async def test_a_message_deleted_in_the_admin_disappears_from_open_pages(self) -> None:
+        message = await sync_to_async(Message.objects.create)(
+            room=self.room, user=self.admin, text="Oops"
+        )
+        await sync_to_async(self.client.force_login)(self.admin)
+        async with connect("/chat/rooms/den/ws/", user=self.admin) as socket:
+            await socket.receive_json()
+            chosen = {"action": "delete_selected", "_selected_action": message.pk, "post": "yes"}
+            await sync_to_async(self.client.post)("/admin/chat/message/", chosen)
+            event = await socket.receive_json()
+        self.assertEqual(event, {"type": "removed", "id": message.pk})
+        self.assertFalse(await sync_to_async(Message.objects.exists)())
+
+    async def test_the_command_announces_something_that_is_not_stored(self) -> None:
+        async with connect("/chat/rooms/den/ws/", user=self.admin) as socket:
+            await socket.receive_json()
+            await sync_to_async(call_command)("announce", "den", "Back in five minutes")
+            event = await socket.receive_json()
+        self.assertEqual(event, {"type": "announcement", "text": "Back in five minutes"})
+        self.assertFalse(await sync_to_async(Message.objects.exists)())
+
+    def test_the_command_says_which_room_there_is_not(self) -> None:
+        with (
+            mock.patch("websocket.groups.serving", True),
+            self.assertRaisesMessage(CommandError, "There is no room 'attic'."),
+        ):
+            call_command("announce", "attic", "Hello?")
+
+    def test_the_command_says_when_it_cannot_reach_the_sockets(self) -> None:
+        with (
+            mock.patch("websocket.groups.serving", False),
+            mock.patch("websocket.conf.REDIS_URL", ""),
+            self.assertRaisesMessage(CommandError, "set REDIS_URL"),
+        ):
+            call_command("announce", "den", "Hello?")

@@ -1,0 +1,174 @@
+"""What a room's socket sends, stores, passes on and refuses."""
+
+import uuid
+from typing import Any
+from unittest import mock
+
+from asgiref.sync import sync_to_async
+from django.test import TestCase
+
+from chat.models import Message, Room
+from chat.views import HISTORY, last
+from users.models import User
+from websocket.groups import apublish
+from websocket.testing import ClientSocket, HandshakeRefused, connect
+
+SOCKET = "/chat/rooms/den/ws/"
+
+
+async def read_history(socket: ClientSocket) -> list[str]:
+    """Return the texts that a socket begins with."""
+    texts = []
+    while True:
+        event = await socket.receive_json()
+        assert event["type"] == "history"
+        texts += [message["text"] for message in event["messages"]]
+        if not event["more"]:
+            return texts
+
+
+async def say(socket: ClientSocket, text: str, key: str | None = None) -> None:
+    await socket.send_json({"type": "say", "text": text, "key": key or uuid.uuid4().hex})
+
+
+class RoomTests(TestCase):
+    ada: User
+    grace: User
+    room: Room
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        cls.ada = User.objects.create_user("ada")
+        cls.grace = User.objects.create_user("grace")
+        cls.room = Room.objects.create(name="Den", slug="den")
+
+    def stored(self, *texts: str) -> list[Message]:
+        return [Message.objects.create(room=self.room, user=self.ada, text=text) for text in texts]
+
+    async def test_what_one_says_all_in_the_room_hear(self) -> None:
+        async with connect(SOCKET, user=self.ada) as ada, connect(SOCKET, user=self.grace) as grace:
+            await read_history(ada)
+            await read_history(grace)
+            await say(ada, "Hello!")
+            for socket in (ada, grace):
+                event = await socket.receive_json()
+                self.assertEqual(event["type"], "message")
+                self.assertEqual((event["user"], event["text"]), ("ada", "Hello!"))
+        message = await sync_to_async(Message.objects.get)()
+        self.assertEqual((message.room_id, message.user_id), (self.room.pk, self.ada.pk))
+
+    async def test_nobody_hears_what_is_said_in_another_room(self) -> None:
+        await sync_to_async(Room.objects.create)(name="Attic", slug="attic")
+        async with (
+            connect(SOCKET, user=self.ada) as ada,
+            connect("/chat/rooms/attic/ws/", user=self.grace) as grace,
+        ):
+            await read_history(ada)
+            await read_history(grace)
+            await say(ada, "In the den")
+            await say(grace, "In the attic")
+            self.assertEqual((await grace.receive_json())["text"], "In the attic")
+
+    async def test_the_last_messages_are_there_when_one_comes_in(self) -> None:
+        await sync_to_async(self.stored)(*(str(number) for number in range(HISTORY + 5)))
+        async with connect(SOCKET, user=self.grace) as socket:
+            texts = await read_history(socket)
+        self.assertEqual(texts, [str(number) for number in range(5, HISTORY + 5)])
+
+    async def test_all_that_was_missed_is_there_when_one_comes_back(self) -> None:
+        texts = [str(number) for number in range(2 * HISTORY + 5)]
+        first, *_ = await sync_to_async(self.stored)("before", *texts)
+        async with connect(f"{SOCKET}?after={first.pk}", user=self.grace) as socket:
+            self.assertEqual(await read_history(socket), ["before", *texts])
+
+    async def test_a_message_stored_late_under_an_earlier_id_is_not_missed(self) -> None:
+        _, seen = await sync_to_async(self.stored)("late", "seen")
+        async with connect(f"{SOCKET}?after={seen.pk}", user=self.grace) as socket:
+            self.assertIn("late", await read_history(socket))
+
+    async def test_what_is_said_while_the_history_loads_is_not_missed(self) -> None:
+        async def load_slowly(room: Room) -> list[dict[str, Any]]:
+            messages = await last(room)
+            await apublish(room.group, {"type": "message", "text": "meanwhile"})
+            return messages
+
+        with mock.patch("chat.views.last", load_slowly):
+            async with connect(SOCKET, user=self.grace) as socket:
+                self.assertEqual((await socket.receive_json())["text"], "meanwhile")
+                self.assertEqual(await read_history(socket), [])
+
+    async def test_what_was_deleted_meanwhile_is_told_too(self) -> None:
+        first, gone, last = await sync_to_async(self.stored)("first", "gone", "last")
+        kept = [first.pk, last.pk]
+        await sync_to_async(gone.delete)()
+        query = f"?first={first.pk}&after={last.pk}"
+        async with connect(SOCKET + query, user=self.grace) as socket:
+            self.assertEqual(await socket.receive_json(), {"type": "kept", "ids": kept})
+
+    async def test_an_after_that_is_no_id_is_as_good_as_none(self) -> None:
+        await sync_to_async(self.stored)("hello")
+        for after in ("", "x", "-1", "1.5", "9" * 30):
+            async with connect(f"{SOCKET}?after={after}", user=self.grace) as socket:
+                self.assertEqual(await read_history(socket), ["hello"])
+
+    async def test_a_message_that_is_sent_twice_is_stored_once(self) -> None:
+        key = uuid.uuid4().hex
+        async with connect(SOCKET, user=self.ada) as socket:
+            await read_history(socket)
+            await say(socket, "Once", key)
+            self.assertEqual((await socket.receive_json())["key"], key)
+            await say(socket, "Once", key)
+            event = await socket.receive_json()
+        self.assertEqual(event["errors"]["key"][0]["code"], "unique")
+        self.assertEqual(await sync_to_async(Message.objects.count)(), 1)
+
+    async def test_what_the_form_refuses_only_its_author_hears_of(self) -> None:
+        refusals = {"": "required", " \n": "required", "x" * 501: "max_length"}
+        async with connect(SOCKET, user=self.ada) as ada, connect(SOCKET, user=self.grace) as grace:
+            await read_history(ada)
+            await read_history(grace)
+            for text, code in refusals.items():
+                await say(ada, text)
+                event = await ada.receive_json()
+                self.assertEqual(event["type"], "errors")
+                self.assertEqual(event["errors"]["text"][0]["code"], code)
+            await say(ada, "At last")
+            self.assertEqual((await grace.receive_json())["text"], "At last")
+        self.assertEqual(await sync_to_async(Message.objects.count)(), 1)
+
+    async def test_half_a_surrogate_pair_does_no_harm(self) -> None:
+        async with connect(SOCKET, user=self.ada) as socket:
+            await read_history(socket)
+            await say(socket, "\ud83d!")
+            self.assertEqual((await socket.receive_json())["text"], "?!")
+
+    async def test_a_typing_hint_reaches_the_others_and_is_not_stored(self) -> None:
+        async with connect(SOCKET, user=self.ada) as ada, connect(SOCKET, user=self.grace) as grace:
+            await read_history(ada)
+            await read_history(grace)
+            await ada.send_json({"type": "typing"})
+            await say(ada, "Done")
+            self.assertEqual(await grace.receive_json(), {"type": "typing", "user": "ada"})
+            self.assertEqual((await ada.receive_json())["type"], "message")
+        self.assertEqual(await sync_to_async(Message.objects.count)(), 1)
+
+    async def test_what_is_no_message_of_the_page_closes_its_socket(self) -> None:
+        unknown: list[Any] = [1, [], {}, {"type": "shout"}, {"type": "say", "text": 1, "key": "k"}]
+        for data in unknown:
+            async with connect(SOCKET, user=self.ada) as socket:
+                await read_history(socket)
+                await socket.send_json(data)
+                self.assertEqual(await socket.wait_closed(), 1003)
+
+    async def test_strangers_are_sent_to_the_login(self) -> None:
+        with self.assertRaises(HandshakeRefused) as caught:
+            async with connect(SOCKET):
+                pass
+        self.assertEqual(caught.exception.status_code, 302)
+        self.assertEqual(caught.exception.headers["Location"], f"/chat/login/?next={SOCKET}")
+
+    async def test_a_room_that_is_not_there_is_not_found(self) -> None:
+        with self.assertRaises(HandshakeRefused) as caught:
+            async with connect("/chat/rooms/nowhere/ws/", user=self.ada):
+                pass
+        self.assertEqual(caught.exception.status_code, 404)

@@ -1,0 +1,16 @@
+"""The chat's URLs: its pages, those to log in and out, and the socket."""
+
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import path
+
+from chat.views import RoomsView, RoomView, room_socket
+from websocket.urls import websocket
+
+app_name = "chat"
+urlpatterns = [
+    path("", RoomsView.as_view(), name="rooms"),
+    path("login/", LoginView.as_view(template_name="chat/login.html"), name="login"),
+    path("logout/", LogoutView.as_view(), name="logout"),
+    path("rooms/<slug:slug>/", RoomView.as_view(), name="room"),
+    websocket("rooms/<slug:slug>/ws/", room_socket, name="socket"),
+]

@@ -1,0 +1,117 @@
+"""The chat's pages, and the socket that a room's page talks to."""
+
+from typing import Any, cast
+
+from asgiref.sync import sync_to_async
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.mixins import LoginRequiredMixin
+from django.shortcuts import get_object_or_404
+from django.views.generic import DetailView, ListView
+
+from chat.forms import MessageForm
+from chat.models import Message, Room
+from users.models import User
+from websocket.connection import InvalidMessage, WebSocket
+from websocket.groups import apublish
+
+# So many messages are on the page at first, and so many go into one message of the socket.
+HISTORY = 100
+
+# Of two messages sent at the same time, the one with the higher id may be stored first. So what
+# a page has missed is looked for from so many ids before the last one that it has.
+OVERLAP = 20
+
+
+class RoomsView(LoginRequiredMixin, ListView):
+    model = Room
+    template_name = "chat/rooms.html"
+
+
+class RoomView(LoginRequiredMixin, DetailView):
+    model = Room
+    template_name = "chat/room.html"
+
+
+@login_required
+async def room_socket(socket: WebSocket, slug: str) -> None:
+    """Send what was said, then what is said; store what the client says and tell the room."""
+    room = await sync_to_async(get_object_or_404)(Room, slug=slug)
+    await socket.accept()
+    # First join, then load: what is said meanwhile comes twice, and the page drops what it has.
+    # The other way round it would not come at all.
+    await socket.join(room.group)
+    await send_history(socket, room)
+    async for data in socket.iter_json():
+        match data:
+            case {"type": "say", "text": str(), "key": str()}:
+                await say(socket, room, data)
+            case {"type": "typing"}:
+                hint = {"type": "typing", "user": socket.user.get_username()}
+                await apublish(room.group, hint, exclude=socket)
+            case _:
+                raise InvalidMessage("Expected something to say, or a typing hint.")
+
+
+async def send_history(socket: WebSocket, room: Room) -> None:
+    """Send the room's last messages; to a page that comes back, all that it missed.
+
+    Such a page says which messages it has: `?first=<id>&after=<id>`.
+    """
+    first, after = (read_id(socket, name) for name in ("first", "after"))
+    if after is None:
+        await socket.send_json({"type": "history", "messages": await last(room), "more": False})
+        return
+    if first is not None:
+        await socket.send_json({"type": "kept", "ids": await kept(room, first, after)})
+    after -= OVERLAP
+    more = True
+    while more:
+        messages = await since(room, after)
+        more = len(messages) == HISTORY
+        await socket.send_json({"type": "history", "messages": messages, "more": more})
+        if more:
+            after = messages[-1]["id"]
+
+
+def read_id(socket: WebSocket, name: str) -> int | None:
+    value = socket.query_params.get(name, "")
+    return int(value) if value.isdecimal() and len(value) < 19 else None
+
+
+async def say(socket: WebSocket, room: Room, data: dict[str, Any]) -> None:
+    """Store a message and tell the room; or tell the client why not, in the form's own words."""
+    user = cast(User, socket.user)  # @login_required lets nobody else in.
+    form = MessageForm(data, instance=Message(room=room, user=user))
+    if await save(form):
+        await apublish(room.group, form.instance.as_event())
+    else:
+        errors = form.errors.get_json_data()
+        await socket.send_json({"type": "errors", "key": data["key"], "errors": errors})
+
+
+# What uses the database, each in one hop to the socket's thread
+
+
+@sync_to_async
+def last(room: Room) -> list[dict[str, Any]]:
+    messages = room.messages.select_related("user").order_by("-id")[:HISTORY]
+    return [message.as_event() for message in reversed(messages)]
+
+
+@sync_to_async
+def since(room: Room, after: int) -> list[dict[str, Any]]:
+    messages = room.messages.select_related("user").filter(id__gt=after)[:HISTORY]
+    return [message.as_event() for message in messages]
+
+
+@sync_to_async
+def kept(room: Room, first: int, after: int) -> list[int]:
+    """Return which of the messages that a page has are still there."""
+    return list(room.messages.filter(id__range=(first, after)).values_list("id", flat=True))
+
+
+@sync_to_async
+def save(form: MessageForm) -> bool:
+    if form.is_valid():
+        form.save()
+    return form.is_valid()
