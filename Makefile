@@ -1,4 +1,5 @@
-# The two ways in: `make demo` serves a project made from this template, `make test` checks it.
+# The ways in: `make demo` serves a project made from this template, `make test` checks it, and
+# `make bench` measures it beside its peers.
 
 # The first Python on the machine that is new enough; name another with `make PYTHON=...`.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -7,11 +8,12 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 PORT ?= 8000
 ARGS ?=
 
-.PHONY: help demo test clean
+.PHONY: help demo test bench clean
 help:
 	@echo "make demo [PORT=8000]   render the template into demo/ and serve it, with reload"
 	@echo "make test [ARGS=...]    run all the tests; ARGS go to pytest"
-	@echo "make clean              remove what these two made, demo/ and your edits in it included"
+	@echo "make bench [QUICK=1]    measure it beside its peers; ARGS go to benchmarks, --help among them"
+	@echo "make clean              remove what these made, demo/ and your edits in it included"
 
 demo: demo/.venv/installed
 	cd demo && .venv/bin/python manage.py migrate --verbosity 0
@@ -20,8 +22,11 @@ demo: demo/.venv/installed
 test: .venv/test
 	.venv/bin/python -m pytest $(ARGS)
 
+bench: benchmarks/.venv/installed
+	benchmarks/.venv/bin/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv benchmarks/.venv benchmarks/results demo
 
 # Once demo/ is there it is yours: it is not rendered again.
 demo/pyproject.toml: | .venv/cookiecutter
@@ -44,6 +49,12 @@ demo/.venv/installed: demo/pyproject.toml
 
 .venv/test: tests/requirements.txt | .venv/created
 	.venv/bin/pip install --quiet -r tests/requirements.txt
+	touch $@
+
+benchmarks/.venv/installed: benchmarks/requirements.txt
+	$(python-found)
+	"$(PYTHON)" -m venv benchmarks/.venv
+	benchmarks/.venv/bin/pip install --quiet -r benchmarks/requirements.txt
 	touch $@
 
 define python-found

@@ -15,18 +15,58 @@ from conftest import TEMPLATE, Project, run
 from markdown_it import MarkdownIt
 
 PATHS = """
+.dockerignore
 .editorconfig
 .env
 .env.example
 .github/workflows/tests.yml
 .gitignore
+Caddyfile
+Dockerfile
 README.md
+chat/__init__.py
+chat/admin.py
+chat/apps.py
+chat/forms.py
+chat/management/__init__.py
+chat/management/commands/__init__.py
+chat/management/commands/announce.py
+chat/migrations/0001_initial.py
+chat/migrations/0002_lobby.py
+chat/migrations/__init__.py
+chat/models.py
+chat/signals.py
+chat/static/chat/chat.css
+chat/static/chat/room.js
+chat/templates/chat/base.html
+chat/templates/chat/login.html
+chat/templates/chat/room.html
+chat/templates/chat/rooms.html
+chat/tests/__init__.py
+chat/tests/test_pages.py
+chat/tests/test_room.py
+chat/urls.py
+chat/views.py
+compose.yaml
+docs/adopting.md
+docs/from-channels.md
 manage.py
 project/__init__.py
 project/asgi.py
+project/health.py
+project/logging.py
+project/management/__init__.py
+project/management/commands/__init__.py
+project/management/commands/runserver.py
 project/settings.py
+project/tests/__init__.py
+project/tests/test_health.py
+project/tests/test_logging.py
+project/tests/test_runserver.py
+project/tests/test_settings.py
 project/urls.py
 pyproject.toml
+serve
 users/__init__.py
 users/admin.py
 users/apps.py
@@ -39,20 +79,42 @@ users/static/users/index.js
 users/static/users/site.css
 users/templates/index.html
 users/tests/__init__.py
+users/tests/test_admin.py
+users/tests/test_views.py
 users/views.py
 websocket/__init__.py
 websocket/apps.py
+websocket/auth.py
 websocket/checks.py
 websocket/conf.py
 websocket/connection.py
+websocket/groups.py
 websocket/handshake.py
 websocket/inbox.py
+websocket/metrics.py
 websocket/middleware.py
+websocket/outbox.py
 websocket/protocol.py
+websocket/redis_hub.py
 websocket/static/websocket/client.js
 websocket/templates/websocket/console.html
 websocket/testing.py
 websocket/tests/__init__.py
+websocket/tests/redis_server.py
+websocket/tests/test_auth.py
+websocket/tests/test_checks.py
+websocket/tests/test_connection.py
+websocket/tests/test_group_checks.py
+websocket/tests/test_groups.py
+websocket/tests/test_handshake.py
+websocket/tests/test_inbox.py
+websocket/tests/test_life.py
+websocket/tests/test_outbox.py
+websocket/tests/test_protocol.py
+websocket/tests/test_testing.py
+websocket/tests/test_threads.py
+websocket/tests/test_views.py
+websocket/tests/wire.py
 websocket/threads.py
 websocket/urls.py
 websocket/views.py
@@ -94,13 +156,26 @@ def test_exactly_these_files_are_rendered(render: Callable[..., Path]) -> None:
     assert "\n".join(files(render())) == PATHS.strip()
 
 
-def test_nothing_of_the_template_is_left_in_the_project(render: Callable[..., Path]) -> None:
-    project = render()
+def test_without_the_chat_example_nothing_is_left_of_it(render: Callable[..., Path]) -> None:
+    project = render(chat_example=False)
+    assert files(project) == [path for path in PATHS.split() if not path.startswith("chat/")]
+    for path in files(project):
+        # Documents and the tests of groups may speak of chats, as an example of their own.
+        if not path.startswith(("docs/", "websocket/tests/")) and path != "README.md":
+            assert "chat" not in (project / path).read_text(encoding="utf-8").lower(), path
+    assert not re.search(r"\bchat[/.:]", (project / "README.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_nothing_of_the_template_is_left_in_the_project(
+    render: Callable[..., Path], chat: bool
+) -> None:
+    project = render(chat_example=chat)
     for path in files(project):
         text = (project / path).read_text(encoding="utf-8")
         assert "cookiecutter." not in path + text, path
         assert not re.search(r"^\s*# jinja:", text, re.MULTILINE), path
-        if not path.endswith((".html", ".yml")):
+        if not path.endswith((".html", ".md", ".yml")):
             assert not re.search(r"{{|{%|{#", text), path
 
 
@@ -192,7 +267,7 @@ def test_text_typed_at_the_prompts_means_the_same_text(
 ) -> None:
     text = 'Anna\'s "best" {{ 7 * 7 }} {% if %} {# # jinja: # <b> [/] [bold] \U0001f680 \\'
     command = (sys.executable, "-m", "cookiecutter", template, "-o", tmp_path)
-    run(*command, "--config-file", cookiecutter_config, input=f"{text}\nnasty\n{text}\n")
+    run(*command, "--config-file", cookiecutter_config, input=f"{text}\nnasty\n{text}\nyes\n")
     check_text(tmp_path / "nasty", project, text)
 
 
@@ -209,8 +284,11 @@ def test_pip_installs_a_project_whose_description_is_nasty(
     assert f"\nSummary: {one_line(text)}\n" in metadata.read_text(encoding="utf-8")
 
 
-def test_the_rendered_code_is_clean(render: Callable[..., Path], project: Project) -> None:
-    rendered = render()
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_rendered_code_is_clean(
+    render: Callable[..., Path], project: Project, chat: bool
+) -> None:
+    rendered = render(chat_example=chat)
     for check in (
         ("-m", "ruff", "check", "--no-cache", "."),
         ("-m", "ruff", "format", "--no-cache", "--check", "."),

@@ -1,13 +1,23 @@
 """The site's URLs, pages and sockets alike."""
 
+# jinja: if cookiecutter.chat_example
+from django.contrib import admin
+from django.urls import include, path
+
+# jinja: else
 from django.contrib import admin
 from django.urls import path
 
-from users.views import IndexView, echo
+# jinja: endif
+from users.views import IndexView, clock, echo
 from websocket.urls import websocket
 
 urlpatterns = [
     path("", IndexView.as_view(), name="index"),
     path("admin/", admin.site.urls),
+    # jinja: if cookiecutter.chat_example
+    path("chat/", include("chat.urls")),
+    # jinja: endif
+    websocket("clock/", clock, name="clock"),
     websocket("ws/", echo, name="echo"),
 ]

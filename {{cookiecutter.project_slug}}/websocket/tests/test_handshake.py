@@ -518,17 +518,15 @@ class RefusalTests(SimpleTestCase):
         self.assertEqual(refusal.status_code, 403)
         self.assertIn(b"<!doctype html>", refusal.content)
 
-    async def test_a_streamed_body_is_sent_whole(self):
+    async def test_a_streamed_body_is_sent_whole_and_closed(self):
         closed = []
 
-        def chunks():
-            try:
-                yield from [b"one ", b"two"]
-            finally:
+        class Chunks(list[bytes]):
+            def close(self):
                 closed.append(True)
 
         async def view(socket):
-            return StreamingHttpResponse(chunks(), status=503)
+            return StreamingHttpResponse(Chunks([b"one ", b"two"]), status=503)
 
         with serving(view):
             self.assertEqual((await refusal_of()).content, b"one two")

@@ -8,11 +8,18 @@ from unittest import mock
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections
 from django.http import HttpResponse
-from django.test import AsyncClient, SimpleTestCase, TestCase, override_settings
+from django.test import (
+    AsyncClient,
+    SimpleTestCase,
+    TestCase,
+    TransactionTestCase,
+    override_settings,
+)
 from django.urls import path
 from websockets.sync.client import connect as connect_for_real
 
@@ -349,3 +356,21 @@ class LiveServerTests(ASGILiveServerTestCase):
 
     def test_static_files_are_served(self):
         self.assertIn(b"{", self.get("/static/admin/css/base.css"))
+
+
+class LiveServerSettingsTests(TransactionTestCase):
+    def test_the_settings_are_as_before_when_the_server_has_stopped(self):
+        class Tests(ASGILiveServerTestCase):
+            pass
+
+        @override_settings(ROOT_URLCONF=__name__)
+        class OverridingTests(ASGILiveServerTestCase):
+            pass
+
+        before = settings.ROOT_URLCONF, settings.ALLOWED_HOSTS
+        for case in (Tests, OverridingTests):
+            case.setUpClass()
+            self.assertIn(case.host, settings.ALLOWED_HOSTS)
+            case.tearDownClass()
+            case.doClassCleanups()
+            self.assertEqual((settings.ROOT_URLCONF, settings.ALLOWED_HOSTS), before)

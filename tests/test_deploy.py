@@ -1,0 +1,606 @@
+"""A deployed project: PostgreSQL, Redis, two processes, and a proxy that ends TLS before them."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from conftest import Project, Server, clean_environment, run
+from markdown_it import MarkdownIt
+from test_threads import Postgres
+from websockets.asyncio.client import connect as async_connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.sync.client import ClientConnection, connect
+
+# Debian keeps these where only root looks.
+PATH = f"{os.environ['PATH']}:/usr/sbin"
+HOST = "localhost"
+
+# A room whose members are told which process they are in, and a socket that tells what it sees.
+VIEWS = """
+
+async def room(socket):
+    await socket.accept()
+    await socket.join("room")
+    await socket.send_json({"process": os.getpid()})
+    async for message in socket:
+        await apublish("room", message)
+
+
+async def seen(socket):
+    await socket.accept()
+    await socket.send_json({
+        "client": socket.scope["client"][0],
+        "secure": socket.is_secure(),
+        "scheme": socket.scheme,
+        "user": str(socket.user),
+    })
+"""
+
+# Publishes a number, says when it did, and goes on until there is nobody to listen.
+PUBLISHER = """
+import itertools, time
+import django
+django.setup()
+from websocket.groups import publish
+for number in itertools.count():
+    publish("room", str(number))
+    print(number, time.time(), flush=True)
+    time.sleep(0.02)
+"""
+
+
+def need(program: str) -> str:
+    found = shutil.which(program, path=PATH)
+    if found is None:
+        pytest.skip(f"{program} is not on this machine")
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+@contextlib.contextmanager
+def running(*command: str | Path, port: int, **options: object) -> Iterator[None]:
+    """Run a program for a block, which begins once the program's port is open."""
+    process = subprocess.Popen([str(part) for part in command], **options)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            assert process.poll() is None, f"{command} has ended"
+            assert time.monotonic() < deadline, f"{command} does not listen"
+            time.sleep(0.02)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+# --- what a deployment has ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
+    if not folders:
+        pytest.skip("PostgreSQL is not on this machine")
+    server = Postgres(folders[-1])
+    try:
+        server.start()
+        server.query("CREATE ROLE site LOGIN")
+        server.query("CREATE DATABASE site OWNER site")
+        yield server
+    finally:
+        with contextlib.suppress(AssertionError):
+            server.run("pg_ctl", "stop", "--wait", "--mode=immediate")
+        shutil.rmtree(server.data)
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    (port,) = free_ports(1)
+    options = ("--port", str(port), "--save", "", "--bind", "127.0.0.1")
+    with running(need("redis-server"), *options, port=port, stdout=subprocess.DEVNULL):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    project: Project,
+    postgres: Postgres,
+    redis_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Project, dict[str, str]]:
+    """The project on its server: packages, migrations, static files; and its environment."""
+    project.run("-m", "pip", "install", "--quiet", "-e", ".[postgres,redis]")
+    site = project.copy(tmp_path_factory.mktemp("deployed") / "site")
+    (site.path / ".env").unlink()
+    with (site.path / "users" / "views.py").open("a") as views:
+        views.write("\n\nimport os\n\nfrom websocket.groups import apublish\n" + VIEWS)
+    with (site.path / "project" / "urls.py").open("a") as urls:
+        urls.write(
+            "\nfrom users.views import room, seen\n"
+            'urlpatterns += [websocket("room/", room), websocket("seen/", seen)]\n'
+        )
+    env = {
+        "ALLOWED_HOSTS": HOST,
+        "DATABASE_URL": postgres.url,
+        "METRICS": "true",
+        "REDIS_URL": redis_url,
+        "SECRET_KEY": secrets.token_urlsafe(50),
+    }
+    manage = {"env": {**site.env, **env}}
+    site.run("manage.py", "check", "--deploy", "--fail-level", "WARNING", **manage)
+    site.run("manage.py", "migrate", **manage)
+    site.run("manage.py", "collectstatic", "--no-input", **manage)
+    make_user = "from users.models import User; User.objects.create_superuser('anna', password='a')"
+    site.run("manage.py", "shell", "-c", make_user, **manage)
+    return site, env
+
+
+class Web(Server):
+    """One of the site's processes, as Docker and systemd start it."""
+
+    def command(self) -> list[str]:
+        return [str(self.project.path / "serve"), "--port", str(self.port)]
+
+
+@pytest.fixture(scope="module")
+def webs(deployed: tuple[Project, dict[str, str]]) -> Iterator[list[Web]]:
+    """Two processes of the site; neither's log may show a traceback."""
+    site, env = deployed
+    servers: list[Web] = []
+    try:
+        for _ in range(2):
+            # Its own level leaves out the line that says that it has started.
+            servers.append(Web(site, (), {**env, "UVICORN_LOG_LEVEL": "info"}))
+        yield servers
+        for server in servers:
+            server.stop(20)
+            assert "Traceback" not in server.log(), server.log()
+    finally:
+        for server in servers:
+            server.kill()
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Where the site is for its visitors."""
+
+    port: int
+    certificate: Path
+
+    @property
+    def url(self) -> str:
+        return f"https://{HOST}:{self.port}"
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.certificate))
+
+    def browser(self) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False
+        session.verify = str(self.certificate)
+        session.headers["Referer"] = self.url
+        return session
+
+    def connect(self, path: str, session: requests.Session | None = None) -> ClientConnection:
+        cookies = "; ".join(f"{c.name}={c.value}" for c in session.cookies) if session else ""
+        return connect(
+            f"wss://{HOST}:{self.port}{path}",
+            additional_headers={"Cookie": cookies, "Origin": self.url},
+            proxy=None,
+            ssl=self.trust,
+        )
+
+
+def nginx_site(readme: str) -> str:
+    (found,) = (
+        token.content
+        for token in MarkdownIt().parse(readme)
+        if token.type == "fence" and token.content.startswith("# /etc/nginx/")
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def nginx(
+    deployed: tuple[Project, dict[str, str]],
+    webs: list[Web],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Proxy]:
+    """The README's nginx, with a certificate of its own."""
+    program, folder = need("nginx"), tmp_path_factory.mktemp("nginx")
+    certificate = folder / "fullchain.pem"
+    run(
+        *(need("openssl"), "req", "-x509", "-nodes", "-newkey", "ec", "-days", "2"),
+        *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", f"/CN={HOST}"),
+        *("-addext", f"subjectAltName=DNS:{HOST}"),
+        *("-out", certificate, "-keyout", folder / "privkey.pem"),
+    )
+    plain, secure = free_ports(2)
+    site = nginx_site((deployed[0].path / "README.md").read_text(encoding="utf-8"))
+    for theirs, ours in {
+        "127.0.0.1:8000": f"127.0.0.1:{webs[0].port}",
+        "127.0.0.1:8001": f"127.0.0.1:{webs[1].port}",
+        "/etc/letsencrypt/live/example.com": str(folder),
+        "listen 443": f"listen 127.0.0.1:{secure}",
+        "listen 80": f"listen 127.0.0.1:{plain}",
+        "server_name example.com": f"server_name {HOST}",
+    }.items():
+        assert theirs in site, theirs
+        site = site.replace(theirs, ours)
+    temporary = "".join(
+        f"{kind}_temp_path {folder / kind};\n"
+        for kind in ("client_body", "fastcgi", "proxy", "scgi", "uwsgi")
+    )
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"daemon off;\nmaster_process off;\npid {folder / 'pid'};\n"
+        "events { worker_connections 4096; }\n"
+        f"http {{\naccess_log off;\n{temporary}{site}}}\n"
+    )
+    command = (program, "-e", "stderr", "-p", folder, "-c", config)
+    run(*command, "-t")
+    with running(*command, port=secure, stderr=subprocess.DEVNULL):
+        yield Proxy(secure, certificate)
+
+
+@pytest.fixture(scope="module")
+def caddy(
+    deployed: tuple[Project, dict[str, str]],
+    webs: list[Web],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Proxy]:
+    """The proxy of compose.yaml, with a certificate that it makes itself."""
+    program, folder = need("caddy"), tmp_path_factory.mktemp("caddy")
+    plain, secure = free_ports(2)
+    env = clean_environment(
+        HOME=str(folder),
+        SITE_ADDRESS=f"{HOST}:{secure}",
+        UPSTREAMS=" ".join(f"127.0.0.1:{web.port}" for web in webs),
+        XDG_CONFIG_HOME=str(folder),
+        XDG_DATA_HOME=str(folder),
+    )
+    adapted = run(program, "adapt", "--config", deployed[0].path / "Caddyfile", env=env)
+    config = json.loads(adapted.stdout)
+    # What would reach out of this folder: its certificate into the system's store, its ports.
+    config["admin"] = {"disabled": True}
+    config["apps"]["http"]["http_port"] = plain
+    config["apps"]["http"]["https_port"] = secure
+    config["apps"]["pki"] = {"certificate_authorities": {"local": {"install_trust": False}}}
+    (folder / "caddy.json").write_text(json.dumps(config))
+    command = (program, "run", "--config", folder / "caddy.json")
+    with running(*command, port=secure, env=env):
+        yield Proxy(secure, folder / "caddy/pki/authorities/local/root.crt")
+
+
+@pytest.fixture(params=["nginx", "caddy"])
+def proxy(request: pytest.FixtureRequest) -> Proxy:
+    return request.getfixturevalue(request.param)
+
+
+# --- behind a proxy ----------------------------------------------------------------------------
+
+
+def log_in(proxy: Proxy) -> requests.Session:
+    browser = proxy.browser()
+    form = browser.get(f"{proxy.url}/admin/login/?next=/admin/").text
+    (token,) = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', form)
+    data = {"csrfmiddlewaretoken": token, "username": "anna", "password": "a"}
+    answer = browser.post(f"{proxy.url}/admin/login/?next=/admin/", data=data)
+    assert answer.status_code == 200
+    assert answer.url.endswith("/admin/")
+    return browser
+
+
+def test_who_logs_in_over_the_proxy_is_known_to_sockets_which_see_wss(proxy: Proxy) -> None:
+    browser = log_in(proxy)
+    assert all(cookie.secure for cookie in browser.cookies)
+    with proxy.connect("/seen/", browser) as client:
+        seen = json.loads(client.recv(timeout=10))
+    assert seen == {"client": "127.0.0.1", "scheme": "wss", "secure": True, "user": "anna"}
+
+
+def test_the_proxy_serves_pages_with_hashed_static_files_and_security_headers(
+    proxy: Proxy,
+) -> None:
+    page = proxy.browser().get(proxy.url)
+    assert page.headers["Strict-Transport-Security"].startswith("max-age=31536000")
+    styles = re.findall(r'href="(/static/[\w/.-]+\.[0-9a-f]{12}\.css)"', page.text)
+    assert styles
+    for path in (*styles, "/static/admin/css/base.css"):
+        answer = proxy.browser().get(proxy.url + path)
+        assert answer.status_code == 200, path
+        assert answer.headers["Content-Type"].startswith("text/css")
+    assert "immutable" in proxy.browser().get(proxy.url + styles[0]).headers["Cache-Control"]
+
+
+def test_visitors_do_not_see_what_monitors_do(proxy: Proxy, webs: list[Web]) -> None:
+    for path in ("/health/ready", "/health/metrics"):
+        assert proxy.browser().get(proxy.url + path).status_code == 404
+        assert requests.get(webs[0].url + path, timeout=10).status_code == 200
+
+
+def test_a_message_reaches_the_clients_of_the_other_process(proxy: Proxy) -> None:
+    with contextlib.ExitStack() as stack:
+        clients: dict[int, ClientConnection] = {}
+        for _ in range(20):
+            client = stack.enter_context(proxy.connect("/room/"))
+            clients.setdefault(json.loads(client.recv(timeout=10))["process"], client)
+            if len(clients) == 2:
+                break
+        one, other = clients.values()
+        one.send("hello")
+        assert one.recv(timeout=10) == other.recv(timeout=10) == "hello"
+
+
+# --- the processes -----------------------------------------------------------------------------
+
+
+def test_a_process_is_ready_while_the_database_and_redis_answer(
+    webs: list[Web], postgres: Postgres
+) -> None:
+    def ready() -> tuple[int, dict[str, bool]]:
+        answer = requests.get(f"{webs[0].url}/health/ready", timeout=10)
+        return answer.status_code, answer.json()
+
+    assert ready() == (200, {"database": True, "redis": True})
+    postgres.run("pg_ctl", "stop", "--wait", "--mode=fast")
+    try:
+        assert ready() == (503, {"database": False, "redis": True})
+        assert requests.get(f"{webs[0].url}/health/live", timeout=10).status_code == 200
+    finally:
+        postgres.run("pg_ctl", "start", "--wait", "-o", postgres.options)
+    deadline = time.monotonic() + 20
+    while ready()[0] != 200:  # The pool connects again by itself.
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    webs[0].wait_for("ask_database failed")
+
+
+def test_the_metrics_add_up(webs: list[Web]) -> None:
+    def metric(name: str) -> float:
+        text = requests.get(f"{webs[0].url}/health/metrics", timeout=10).text
+        (value,) = re.findall(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        return float(value)
+
+    joins = metric("websocket_group_joins_total")
+    headers = {"X-Forwarded-Proto": "https"}
+    url = f"ws://{HOST}:{webs[0].port}/room/"
+    with connect(url, additional_headers=headers, proxy=None) as client:
+        client.recv(timeout=10)
+        assert metric("websocket_open") >= 1
+        assert metric("websocket_group_joins_total") == joins + 1
+        deliveries = metric("websocket_group_deliveries_total")
+        for text in ("one", "two"):
+            client.send(text)
+            assert client.recv(timeout=10) == text
+        assert metric("websocket_group_deliveries_total") == deliveries + 2
+        assert metric('websocket_handshakes_total{status="101"}') >= 1
+
+
+def test_many_pages_at_once_share_the_pool_and_the_server_does_not_run_out(
+    webs: list[Web], postgres: Postgres
+) -> None:
+    limit = int(postgres.query("SHOW max_connections"))
+    with requests.Session() as session:
+        session.headers.update({"X-Forwarded-Proto": "https", "Host": HOST})
+        session.cookies["sessionid"] = "x" * 32  # Unknown, and so looked for in the database.
+        for _ in range(limit + 20):
+            assert session.get(f"{webs[0].url}/admin/login/").status_code == 200
+    assert postgres.connections() <= 2 * 16
+
+
+@dataclass
+class Visit:
+    """One connection of a client: when it was in the room, what it got, when it was cut off."""
+
+    joined: float
+    numbers: list[int]
+    closed: float = float("inf")
+
+
+async def visit(proxy: Proxy, number: int, visits: list[Visit], trust: ssl.SSLContext) -> None:
+    """Stay in the room as a browser does: whenever the connection is lost, connect again."""
+    delay = 0.05
+    while True:
+        try:
+            async with async_connect(
+                f"wss://{HOST}:{proxy.port}/room/",
+                compression=None,
+                host="127.0.0.1",
+                # nginx allows one visitor no more than so many.
+                local_addr=(f"127.0.0.{1 + number // 50}", 0),
+                open_timeout=20,
+                origin=proxy.url,
+                ping_interval=None,
+                proxy=None,
+                ssl=trust,
+            ) as client:
+                await client.recv()
+                visits.append(Visit(time.time(), []))
+                delay = 0.05
+                try:
+                    while True:
+                        visits[-1].numbers.append(int(await client.recv()))
+                finally:
+                    visits[-1].closed = time.time()
+        except (ConnectionClosed, InvalidHandshake, OSError, TimeoutError):
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 1)
+
+
+def test_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_away_for(
+    deployed: tuple[Project, dict[str, str]], webs: list[Web], nginx: Proxy
+) -> None:
+    site, env = deployed
+    clients: list[list[Visit]] = [[] for _ in range(200)]
+    published: dict[int, float] = {}
+
+    def connected() -> int:
+        return sum(bool(visits) and visits[-1].closed == float("inf") for visits in clients)
+
+    async def until(condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 40
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: {connected()} of {len(clients)} are there"
+            await asyncio.sleep(0.05)
+
+    async def replace(web: Web) -> None:
+        await asyncio.to_thread(web.stop, 20)
+        assert await asyncio.to_thread(web.start)
+        answer = await asyncio.to_thread(requests.get, f"{web.url}/health/ready", timeout=10)
+        assert answer.status_code == 200
+        await until(lambda: connected() == len(clients), "all are back")
+
+    async def read(publisher: asyncio.subprocess.Process) -> None:
+        async for line in publisher.stdout:
+            number, when = line.split()
+            published[int(number)] = float(when)
+
+    async def deploy() -> None:
+        trust = nginx.trust
+        tasks = [
+            asyncio.create_task(visit(nginx, number, visits, trust))
+            for number, visits in enumerate(clients)
+        ]
+        await until(lambda: connected() == len(clients), "all are there")
+        publisher = await asyncio.create_subprocess_exec(
+            *(site.python, "-c", PUBLISHER),
+            cwd=site.path,
+            env={**site.env, **env, "DJANGO_SETTINGS_MODULE": "project.settings"},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        reader = asyncio.create_task(read(publisher))
+        try:
+            await until(lambda: len(published) > 10, "the publisher has begun")
+            for web in webs:
+                await replace(web)
+            last = max(published) + 10
+            await until(
+                lambda: all(v[-1].numbers and v[-1].numbers[-1] >= last for v in clients), "the end"
+            )
+        finally:
+            publisher.terminate()
+            await publisher.wait()
+            await reader
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(deploy())
+
+    moved = [visits for visits in clients if len(visits) > 1]
+    assert len(moved) >= 150
+    for visits in clients:
+        for stay in visits:
+            # No gap, nothing twice, nothing out of order.
+            assert stay.numbers == list(range(stay.numbers[0], stay.numbers[-1] + 1))
+        for before, after in itertools.pairwise(visits):
+            assert after.joined - before.closed < 10
+            for number in range(before.numbers[-1] + 1, after.numbers[0]):
+                # On its way in the moment of the end, it counts as sent while they were away.
+                assert before.closed - 1 < published[number] < after.joined + 0.5
+
+
+def test_the_projects_own_tests_pass_on_postgresql_and_redis(
+    project: Project, deployed: tuple[Project, dict[str, str]], postgres: Postgres, redis_url: str
+) -> None:
+    # As its GitHub workflow runs them.
+    urls = {"DATABASE_URL": postgres.url.replace("site@", "postgres@"), "REDIS_URL": redis_url}
+    assert " passed" in project.run("-m", "pytest", env={**project.env, **urls}).stdout
+
+
+# --- the files ---------------------------------------------------------------------------------
+
+
+def test_the_dockerfile_keeps_the_rules_of_hadolint(project: Project) -> None:
+    run(Path(sys.executable).with_name("hadolint"), project.path / "Dockerfile")
+
+
+def test_the_image_gets_packages_from_two_files_and_has_no_secrets(
+    project: Project, tmp_path: Path
+) -> None:
+    dockerfile = (project.path / "Dockerfile").read_text()
+    files = re.search(r"^COPY (pyproject.toml README.md) \./$", dockerfile, re.MULTILINE)[1]
+    for name in files.split():
+        shutil.copy(project.path / name, tmp_path)
+    uv = (sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable)
+    run(*uv, "--target", tmp_path / "packages", "--no-deps", tmp_path)
+    (metadata,) = tmp_path.glob("packages/*.dist-info/METADATA")
+    wanted = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert metadata.read_text().count("Requires-Dist") > len(wanted)
+    assert not re.search(r"^(ENV|ARG).*(KEY|PASSWORD|SECRET)", dockerfile, re.MULTILINE)
+    ignored = (project.path / ".dockerignore").read_text().splitlines()
+    assert {".env", ".env.*", ".git", "db.sqlite3*"} <= set(ignored)
+    (health,) = re.findall(r'CMD \["python", "-c", "(.*)"\]', dockerfile)
+    compile(health, "HEALTHCHECK", "exec")
+    assert "/health/live" in health
+
+
+def test_compose_understands_its_file(project: Project) -> None:
+    env = {**project.env, "POSTGRES_PASSWORD": "p", "SECRET_KEY": "s", "SITE_ADDRESS": "a.example"}
+    command = ("docker", "compose")
+    if not shutil.which("docker") or run(*command, "version", check=False).returncode:
+        command = (need("docker-compose"),)
+    options = {"cwd": project.path, "env": env}
+    config = yaml.safe_load(run(*command, "config", **options).stdout)
+    services = config["services"]
+    for name in ("web-1", "web-2"):
+        assert services[name]["environment"]["ALLOWED_HOSTS"] == "a.example"
+        assert "DEBUG" not in services[name]["environment"]
+        assert services[name]["depends_on"]["migrate"]["condition"].endswith("successfully")
+        assert "ports" not in services[name]
+    (project.path / ".env").rename(project.path / ".env.away")
+    try:
+        del env["SECRET_KEY"]
+        refused = run(*command, "config", check=False, **options)
+    finally:
+        (project.path / ".env.away").rename(project.path / ".env")
+    assert refused.returncode
+    assert "SECRET_KEY" in refused.stderr
+
+
+def test_the_options_of_serve_are_uvicorns_and_the_environment_goes_before_them(
+    project: Project, tmp_path: Path
+) -> None:
+    script = (project.path / "serve").read_text()
+    set_here = set(re.findall(r'"\$\{(UVICORN_\w+):=', script))
+    exported = set(re.findall(r"\bUVICORN_\w+", script[script.index("export ") :]))
+    help = project.run("-m", "uvicorn", "--help").stdout
+    known = {
+        f"UVICORN_{name[2:].replace('-', '_').upper()}" for name in re.findall(r"--[\w-]+", help)
+    }
+    assert set_here == exported <= known
+    # A uvicorn that shows what it was given.
+    (tmp_path / "uvicorn").write_text('#!/bin/sh\necho "$@" $UVICORN_WS $UVICORN_WS_MAX_SIZE\n')
+    (tmp_path / "uvicorn").chmod(0o755)
+    env = {**project.env, "PATH": f"{tmp_path}:{os.environ['PATH']}", "UVICORN_WS_MAX_SIZE": "5"}
+    shown = run(project.path / "serve", "--port", "1", cwd="/", env=env).stdout
+    assert shown == "project.asgi:application --port 1 websockets-sansio 5\n"

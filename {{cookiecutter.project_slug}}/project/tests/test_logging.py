@@ -1,0 +1,42 @@
+"""What the log has, and what it has not."""
+
+import json
+import logging
+import sys
+
+from django.test import SimpleTestCase
+
+from project.logging import JSONFormatter, WithoutQueryStrings
+
+
+def make_record(message: str, *args: object, exc_info: object = None) -> logging.LogRecord:
+    fields = {"name": "a.logger", "levelname": "INFO", "exc_info": exc_info}
+    return logging.makeLogRecord({"msg": message, "args": args, **fields})
+
+
+class LoggingTests(SimpleTestCase):
+    def test_an_event_is_one_line_of_json(self) -> None:
+        line = JSONFormatter().format(make_record("%s\nsecond line", "first"))
+        assert "\n" not in line
+        event = json.loads(line)
+        assert event["time"].endswith("+00:00")
+        assert (event["level"], event["logger"]) == ("INFO", "a.logger")
+        assert event["message"] == "first\nsecond line"
+
+    def test_a_traceback_is_in_the_same_line(self) -> None:
+        try:
+            raise ValueError("no good")
+        except ValueError:
+            line = JSONFormatter().format(make_record("oh", exc_info=sys.exc_info()))
+        assert "\n" not in line
+        assert json.loads(line)["exception"].endswith("ValueError: no good")
+
+    def test_uvicorns_lines_have_no_query_strings(self) -> None:
+        record = make_record('%s - "WebSocket %s" [accepted]', "1.2.3.4:5", "/ws/?token=secret")
+        assert WithoutQueryStrings().filter(record)
+        assert record.getMessage() == '1.2.3.4:5 - "WebSocket /ws/" [accepted]'
+
+    def test_uvicorns_loggers_have_that_filter(self) -> None:
+        for name in ("uvicorn.access", "uvicorn.error"):
+            filters = logging.getLogger(name).filters
+            assert any(isinstance(item, WithoutQueryStrings) for item in filters), name
