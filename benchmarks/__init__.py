@@ -1,0 +1,1 @@
+"""The rendered project beside its peers: see README.md."""

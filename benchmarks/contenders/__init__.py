@@ -1,0 +1,1 @@
+"""What is compared: each in one file, and each as its own documentation shows it."""

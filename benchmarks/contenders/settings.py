@@ -1,0 +1,15 @@
+"""The rendered project's settings, for both contenders on Django, and what scenarios vary."""
+
+from project.settings import *  # noqa: F403
+from project.settings import MIDDLEWARE, env
+
+MIDDLEWARE = env.list("MIDDLEWARE", default=MIDDLEWARE)
+ROOT_URLCONF = "contenders.ours"
+SESSION_ENGINE = env.str("SESSION_ENGINE", default="django.contrib.sessions.backends.db")
+
+# Only where a scenario has groups: without a layer, a consumer has less to do.
+CHANNEL_LAYERS = {}
+if backend := env.str("CHANNEL_LAYER", default=""):
+    CHANNEL_LAYERS["default"] = {"BACKEND": backend}
+    if url := env.str("REDIS_URL", default=""):
+        CHANNEL_LAYERS["default"]["CONFIG"] = {"hosts": [url]}
