@@ -1,8 +1,10 @@
 """The rendered project's settings, for both contenders on Django, and what scenarios vary."""
 
 from project.settings import *  # noqa: F403
-from project.settings import MIDDLEWARE, env
+from project.settings import LOGGING, MIDDLEWARE, env
 
+# Nobody logs connections here: uvicorn's log, which the others' are in, is off too.
+LOGGING["loggers"]["django"]["level"] = "WARNING"
 MIDDLEWARE = env.list("MIDDLEWARE", default=MIDDLEWARE)
 ROOT_URLCONF = "contenders.ours"
 SESSION_ENGINE = env.str("SESSION_ENGINE", default="django.contrib.sessions.backends.db")

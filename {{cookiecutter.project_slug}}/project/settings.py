@@ -87,7 +87,8 @@ AUTH_USER_MODEL = "users.User"
 
 # Database
 DATABASE = env.db("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}")
-DATABASE["CONN_HEALTH_CHECKS"] = True
+# A server may be restarted under a connection; a file is just there.
+DATABASE["CONN_HEALTH_CHECKS"] = DATABASE["ENGINE"] != "django.db.backends.sqlite3"
 if DATABASE["ENGINE"] == "django.db.backends.postgresql":
     # Under ASGI each request has a thread of its own, and no use for a connection that another
     # left open: with CONN_MAX_AGE the server soon has too many. With a pool, 20 clients at a time

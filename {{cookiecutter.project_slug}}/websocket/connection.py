@@ -8,8 +8,8 @@ import logging
 import struct
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -514,13 +514,15 @@ class WebSocket:
 
     # For the middleware, and for the inbox
 
-    def receive_from_server(self) -> Awaitable[Event]:
-        """Return what the server's `receive` returns."""
-        return self._receive()
+    @property
+    def receive_from_server(self) -> Receive:
+        """The server's `receive`."""
+        return self._receive
 
-    def send_to_server(self, event: Event) -> Awaitable[None]:
-        """Return what the server's `send` returns."""
-        return self._send(event)
+    @property
+    def send_to_server(self) -> Send:
+        """The server's `send`."""
+        return self._send
 
     def lost(self) -> WebSocketDisconnect:
         """Note that a send has failed; what is left to receive, the disconnect too, still may be.
@@ -575,19 +577,18 @@ class WebSocket:
             )
             await self._send({"type": "websocket.http.response.body", "body": body})
 
-    @contextmanager
-    def running(self, tasks: asyncio.TaskGroup, deadline: asyncio.Timeout) -> Iterator[None]:
-        """Let `start()` use the group, and the end of the connection the deadline, for a block."""
+    def view_starts(self, tasks: asyncio.TaskGroup, deadline: asyncio.Timeout) -> None:
+        """Let `start()` use the group, and the end of the connection the deadline."""
         self._tasks, self._deadline = tasks, deadline
         self._loop = asyncio.get_running_loop()
         if self._listener is not None:
             self._listen()  # A decorator has looked at the user during the handshake.
-        try:
-            yield
-        finally:
-            self._tasks = self._deadline = None
-            for task in tuple(self._started or ()):
-                task.cancel()
+
+    def view_ends(self) -> None:
+        """Cancel what `start()` began."""
+        self._tasks = self._deadline = None
+        for task in tuple(self._started or ()):
+            task.cancel()
 
     async def release(self) -> None:
         """Give up what this connection holds: tasks, and memberships in groups."""

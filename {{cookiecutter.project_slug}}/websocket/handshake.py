@@ -118,6 +118,7 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
     a foreign Origin with 403; and a plain request with 426, or the console where DEBUG is on. It
     is a sync view, and so allowed under ATOMIC_REQUESTS, and it calls the view in the handshake's
     thread: of an async function that runs nothing yet, but a sync decorator may use the database.
+    (Where MIDDLEWARE is empty there is no such thread, and it may not.)
     """
     if not callable(view) or isinstance(view, type):
         hint = " Use its as_view()." if hasattr(view, "as_view") else ""

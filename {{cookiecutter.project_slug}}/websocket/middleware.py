@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,6 +12,7 @@ from weakref import WeakKeyDictionary
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core import signals
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.core.handlers.exception import response_for_exception
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
@@ -22,7 +22,11 @@ from websocket import conf, groups
 from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
 from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler
 from websocket.protocol import Receive, Scope, Send
-from websocket.threads import close_idle_connections, shared_thread
+from websocket.threads import (
+    close_idle_connections,
+    enter_shared_thread,
+    leave_shared_thread,
+)
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -43,8 +47,12 @@ def websockets(app: Application) -> Application:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         groups.serving = True
         if scope["type"] == "websocket":
-            with shared_thread():
+            # No context manager, here and below: one would cost every open socket its frame.
+            token = enter_shared_thread()
+            try:
                 await connect(scope, receive, send)
+            finally:
+                leave_shared_thread(token)
         elif scope["type"] == "lifespan":
             await lifespan(receive, send)
         else:
@@ -78,7 +86,8 @@ async def lifespan(receive: Receive, send: Send) -> None:
 
 async def connect(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one connection, from its handshake to its end."""
-    set_script_prefix(settings.FORCE_SCRIPT_NAME or scope.get("root_path") or "")
+    if script_name := settings.FORCE_SCRIPT_NAME or scope.get("root_path"):
+        set_script_prefix(script_name)
     handler = get_handler()
     if handler.needs_thread:
         response = await handle_in_thread(handler, scope, receive, send)
@@ -91,12 +100,13 @@ async def connect(scope: Scope, receive: Receive, send: Send) -> None:
     # A 101 has no content, and so no length of it (RFC 9110, section 8.6).
     socket.accept_headers = [h for h in encode_headers(response) if h[0] != b"content-length"]
     del response  # It is not needed for as long as the socket is open.
-    with looked_after(socket):
-        try:
-            await finish(socket, *await run(socket, view))
-        finally:
-            await socket.release()
-            socket.log_closed()
+    look_after(socket)
+    try:
+        await finish(socket, *await run(socket, view))
+    finally:
+        _open_sockets[asyncio.get_running_loop()].discard(socket)
+        await socket.release()
+        socket.log_closed()
 
 
 async def run(
@@ -112,11 +122,13 @@ async def run(
         async with asyncio.timeout(None) as deadline:
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    with socket.running(tasks, deadline):
-                        try:
-                            result = await result_of(view)
-                        except Exception as error:
-                            errors += leaves(error)
+                    socket.view_starts(tasks, deadline)
+                    try:
+                        result = await result_of(view)
+                    except Exception as error:
+                        errors += leaves(error)
+                    finally:
+                        socket.view_ends()
             except* Exception as group:
                 errors += leaves(group)
     except TimeoutError:
@@ -154,13 +166,17 @@ async def finish(
             await hang_up(socket, error.code, str(error))
         elif socket.app_state is State.CONNECTING:
             await refuse(socket, await sync_to_async(respond)(socket.request, error))
+        elif isinstance(error, (PermissionDenied, SuspiciousOperation)):
+            # The client's fault, as before the accept; by then only a close code can tell it.
+            logger.warning("%s: %s: %s", type(error).__name__, socket.path, error)
+            await hang_up(socket, 3003 if isinstance(error, PermissionDenied) else 1008)
         else:
             await sync_to_async(report)(socket, error)
             await hang_up(socket, 1011)
     if socket.app_state is not State.CONNECTING:
         await hang_up(socket, 1000)
     else:
-        if result is None:
+        if not isinstance(result, HttpResponseBase):
             error = RuntimeError("The view returned without accepting or refusing its socket.")
             result = await sync_to_async(respond)(socket.request, error)
         await refuse(socket, result)
@@ -248,19 +264,14 @@ def open_sockets() -> list[WebSocket]:
     return [socket for sockets in list(_open_sockets.values()) for socket in list(sockets)]
 
 
-@contextmanager
-def looked_after(socket: WebSocket) -> Iterator[None]:
-    """Read ahead for the socket while its view does not receive."""
+def look_after(socket: WebSocket) -> None:
+    """Read ahead for the socket while its view does not receive, until it is discarded."""
     loop = asyncio.get_running_loop()
     if loop not in _open_sockets:
         _open_sockets[loop] = set()
         # In a context of its own, which keeps nothing of this connection's alive.
         loop.call_later(LOOK_EVERY, look_after_all, loop, context=Context())
     _open_sockets[loop].add(socket)
-    try:
-        yield
-    finally:
-        _open_sockets[loop].discard(socket)
 
 
 def look_after_all(loop: asyncio.AbstractEventLoop) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django.websocket")
 
+# Looked up once: every delivery compares with it.
+_CONNECTED = State.CONNECTED
+
 
 class Outbox:
     """A socket as a member of groups, and the messages that its client is too slow to take.
@@ -31,6 +34,7 @@ class Outbox:
     def __init__(self, socket: WebSocket) -> None:
         self.id = socket.id
         self.socket = socket
+        self.send_to_server = socket.send_to_server
         self.groups: set[str] = set()
         self.hub = get_hub()
         self.sender: asyncio.Task[None] | None = None
@@ -68,9 +72,9 @@ class Outbox:
         if self.sender is not None:
             self.keep(message)
             return
-        if self.socket.app_state is not State.CONNECTED:
+        if self.socket.app_state is not _CONNECTED:
             return
-        sending = self.socket.send_to_server(message.event).__await__()
+        sending = self.send_to_server(message.event).__await__()
         try:
             future = next(sending)
         except StopIteration:
@@ -110,7 +114,7 @@ class Outbox:
             while self.waiting:
                 message = self.waiting.popleft()
                 self.size -= message.size
-                await self.socket.send_to_server(message.event)
+                await self.send_to_server(message.event)
                 self.socket.messages_out += 1
         except (OSError, RuntimeError):
             self.socket.lost()

@@ -13,7 +13,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextvars import Token
 from functools import cache
 from typing import Any, ParamSpec, TypeVar
 
@@ -57,21 +57,20 @@ def get_contexts() -> tuple[list[DatabaseThread], Iterator[ThreadSensitiveContex
     return threads, itertools.cycle(contexts)
 
 
-@contextmanager
-def shared_thread() -> Iterator[None]:
-    """Run the sync code of the block's task in one of the shared threads.
+def enter_shared_thread() -> Token[ThreadSensitiveContext] | None:
+    """Have the sync code of this task run in one of the shared threads, until it is left.
 
     Where sync code waits for this task further up, as in Django's tests, its thread is used.
     """
-    variable = SyncToAsync.thread_sensitive_context
-    if variable.get(None) is not None:
-        yield
-        return
-    token = variable.set(next(get_contexts()[1]))
-    try:
-        yield
-    finally:
-        variable.reset(token)
+    if SyncToAsync.thread_sensitive_context.get(None) is not None:
+        return None
+    return SyncToAsync.thread_sensitive_context.set(next(get_contexts()[1]))
+
+
+def leave_shared_thread(token: Token[ThreadSensitiveContext] | None) -> None:
+    """Undo what `enter_shared_thread` did."""
+    if token is not None:
+        SyncToAsync.thread_sensitive_context.reset(token)
 
 
 def close_idle_connections() -> bool:

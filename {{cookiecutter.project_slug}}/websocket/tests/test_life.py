@@ -373,6 +373,34 @@ class ErrorTests(LifeTestCase):
         self.assertEqual(accept["type"], "websocket.accept")
         self.assertEqual((close["code"], close["reason"]), (1011, ""))
 
+    async def test_permission_denied_after_the_accept_is_the_clients_fault_and_a_3003(self):
+        async def view(socket):
+            await socket.accept()
+            raise PermissionDenied("Not yours.")
+
+        with serving(view), self.assertLogs("django.request", "WARNING") as logs:
+            _, close = await Server(CONNECT).serve()
+        self.assertEqual(close["code"], 3003)
+        self.assertEqual(logs.records[0].getMessage(), "PermissionDenied: /ws/: Not yours.")
+        self.assertEqual(self.signalled, [])
+
+    async def test_too_many_query_fields_after_the_accept_are_a_1008(self):
+        async def view(socket):
+            await socket.accept()
+            socket.query_params.get("x")
+
+        with serving(view), self.assertLogs("django.request", "WARNING"):
+            _, close = await Server(CONNECT).serve(query_string=b"a&" * 2000)
+        self.assertEqual(close["code"], 1008)
+
+    async def test_a_view_that_returns_what_is_no_response_is_a_500(self):
+        async def view(socket):
+            return "ok"
+
+        with self.assertReported(RuntimeError), serving(view):
+            start, _ = await Server(CONNECT).serve()
+        self.assertEqual(start["status"], 500)
+
     async def test_in_a_decorator_it_is_a_500(self):
         def broken(view):
             def wrapper(socket):

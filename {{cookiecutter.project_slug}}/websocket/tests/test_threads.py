@@ -10,7 +10,13 @@ from django.test import SimpleTestCase, TestCase, TransactionTestCase, override_
 
 from websocket.testing import connect
 from websocket.tests.wire import connect_to, serving
-from websocket.threads import DatabaseThread, close_idle_connections, get_contexts, shared_thread
+from websocket.threads import (
+    DatabaseThread,
+    close_idle_connections,
+    enter_shared_thread,
+    get_contexts,
+    leave_shared_thread,
+)
 
 
 async def say_thread(socket):
@@ -99,12 +105,14 @@ class SharedThreadsTests(SimpleTestCase):
     def test_a_context_that_is_there_is_kept(self):
         async def main():
             async with ThreadSensitiveContext() as context:
-                with shared_thread():
-                    self.assertIs(SyncToAsync.thread_sensitive_context.get(), context)
-            with shared_thread():
-                first = SyncToAsync.thread_sensitive_context.get()
-                with shared_thread():
-                    self.assertIs(SyncToAsync.thread_sensitive_context.get(), first)
+                self.assertIsNone(enter_shared_thread())
+                leave_shared_thread(None)
+                self.assertIs(SyncToAsync.thread_sensitive_context.get(), context)
+            token = enter_shared_thread()
+            first = SyncToAsync.thread_sensitive_context.get()
+            self.assertIsNone(enter_shared_thread())
+            self.assertIs(SyncToAsync.thread_sensitive_context.get(), first)
+            leave_shared_thread(token)
             self.assertIsNone(SyncToAsync.thread_sensitive_context.get(None))
 
         asyncio.run(main())
