@@ -1,0 +1,1 @@
+"""A site of sockets for the tests, served by the rendered project."""

@@ -1,0 +1,43 @@
+"""The rendered project's settings, with the tests' own URLs, middleware, mail and log."""
+
+import json
+import os
+
+import django
+from project.settings import *  # noqa: F403
+from project.settings import DATABASES, MIDDLEWARE
+
+ROOT_URLCONF = "testsite.urls"
+MIDDLEWARE = [
+    *MIDDLEWARE,
+    "testsite.middleware.SyncOnly",
+    "testsite.middleware.async_only",
+    "testsite.middleware.of_both_kinds",
+]
+LOGIN_URL = "/log-in/"
+
+# As in a project without the pool: each of the sockets' threads has its own connection.
+DATABASES["default"].get("OPTIONS", {}).pop("pool", None)
+DATABASES["default"]["CONN_MAX_AGE"] = int(os.environ.get("CONN_MAX_AGE", 60))
+
+# A test chooses by the environment.
+for name in ("DISCONNECT_GRACE", "MAX_MESSAGE_SIZE", "THREADS"):
+    if value := os.environ.get(f"WEBSOCKET_{name}"):
+        globals()[f"WEBSOCKET_{name}"] = json.loads(value)
+
+# Errors go to the console and, where the test wants letters, to files.
+ADMINS = ["admin@example.com"] if django.VERSION >= (6,) else [("Admin", "admin@example.com")]
+EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+EMAIL_FILE_PATH = os.environ.get("EMAIL_FILE_PATH")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {
+        "console": {"class": "logging.StreamHandler"},
+        "mail": {"class": "django.utils.log.AdminEmailHandler", "level": "ERROR"},
+    },
+    "loggers": {
+        "django": {"handlers": ["console", "mail"] if EMAIL_FILE_PATH else ["console"]},
+        "django.websocket": {"level": "INFO"},
+    },
+}

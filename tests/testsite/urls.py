@@ -1,0 +1,44 @@
+"""A socket for each view, under its name, and the pages."""
+
+from django.urls import path
+from websocket.urls import websocket
+
+from testsite import views
+
+SOCKETS = [
+    views.echo,
+    views.forbidden,
+    views.members,
+    views.unavailable,
+    views.streamed,
+    views.streamed_async,
+    views.visits,
+    views.hesitant,
+    views.tardy,
+    views.work,
+    views.push,
+    views.sleep,
+    views.nap,
+    views.wait,
+    views.thread,
+    views.flood,
+    views.busy,
+    views.late,
+    views.chat,
+    views.read,
+    views.two_ways,
+    views.fail_before,
+    views.fail_after,
+    views.fail_in_task,
+    views.fail_by_cancelled,
+    views.fail_in_finally,
+    views.fail_in_decorator,
+    views.fail_in_async_decorator,
+]
+
+urlpatterns = [
+    *(websocket(f"{view.__name__}/", view) for view in SOCKETS),
+    path("log-in/<name>/", views.log_in),
+    path("release/", views.release),
+    path("state/", views.state),
+]
