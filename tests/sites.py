@@ -53,7 +53,7 @@ def quiet(server: Server, *, tracebacks: int = 0) -> Iterator[None]:
         marker = uuid.uuid4().hex
         connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
         with contextlib.closing(connection):
-            connection.request("GET", f"/?{marker}")
+            connection.request("GET", f"/{marker}")
             connection.getresponse().read()
         server.wait_for(marker, timeout=30)
     log = "".join(server.lines[before:])
