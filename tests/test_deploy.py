@@ -297,7 +297,20 @@ def caddy(
     (folder / "caddy.json").write_text(json.dumps(config))
     command = (program, "run", "--config", folder / "caddy.json")
     with running(*command, port=secure, env=env):
-        yield Proxy(secure, folder / "caddy/pki/authorities/local/root.crt")
+        proxy = Proxy(secure, folder / "caddy/pki/authorities/local/root.crt")
+        wait_for_certificate(proxy)
+        yield proxy
+
+
+def wait_for_certificate(proxy: Proxy) -> None:
+    """Ask until Caddy, which listens before it has made its certificate, has one to show."""
+    for _ in range(200):
+        try:
+            proxy.browser().get(proxy.url)
+            return
+        except (requests.exceptions.SSLError, OSError):
+            time.sleep(0.05)
+    raise AssertionError("Caddy got no certificate.")
 
 
 @pytest.fixture(params=["nginx", "caddy"])

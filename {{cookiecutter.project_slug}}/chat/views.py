@@ -21,6 +21,10 @@ HISTORY = 100
 # a page has missed is looked for from so many ids before the last one that it has.
 OVERLAP = 20
 
+# A page that comes back is told of so many of its messages, the newest, which are still there.
+# It names the range itself, and must not be able to ask for all that was ever said at once.
+KEPT = 10_000
+
 
 class RoomsView(LoginRequiredMixin, ListView):
     model = Room
@@ -107,7 +111,8 @@ def since(room: Room, after: int) -> list[dict[str, Any]]:
 @sync_to_async
 def kept(room: Room, first: int, after: int) -> list[int]:
     """Return which of the messages that a page has are still there."""
-    return list(room.messages.filter(id__range=(first, after)).values_list("id", flat=True))
+    ids = room.messages.filter(id__range=(first, after)).values_list("id", flat=True)
+    return list(reversed(ids.order_by("-id")[:KEPT]))
 
 
 @sync_to_async

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import struct
 import time
 import uuid
@@ -116,7 +117,7 @@ class WebSocket:
         self._opened = 0.0
 
     def __repr__(self) -> str:
-        return f"<WebSocket {self.path} {self.app_state.name}>"
+        return f"<WebSocket {quote(self.path)} {self.app_state.name}>"
 
     # What the client asked for
 
@@ -633,8 +634,7 @@ class WebSocket:
     def log_user(self) -> str:
         """Return the user's name for a line of the log, or a dash."""
         user = getattr(getattr(self, "request", None), "user", None)
-        name = str(user) if user is not None and user.is_authenticated else "-"
-        return name.encode("unicode_escape").decode("ascii")
+        return one_line(user if user is not None and user.is_authenticated else "-")
 
     # States and errors
 
@@ -694,9 +694,26 @@ def _encode_header(header: tuple[bytes | str, bytes | str]) -> tuple[bytes, byte
     return name.lower(), value
 
 
+def one_line(value: Any) -> str:
+    """Return a value as text for the log, in which a client's line break starts no line."""
+    return str(value).encode("unicode_escape").decode("ascii")
+
+
+def _read_finite(number: str) -> float:
+    # Python reads NaN, Infinity and 1e999, and would write what no browser can parse.
+    if not math.isfinite(value := float(number)):
+        raise ValueError("a number that is not finite")
+    return value
+
+
+_JSON: Final = json.JSONDecoder(parse_constant=_read_finite, parse_float=_read_finite)
+
+
 def _decode_json(data: str | bytes) -> Any:
     try:
-        return json.loads(data)
+        return _JSON.decode(
+            data if isinstance(data, str) else data.decode(json.detect_encoding(data))
+        )
     except (ValueError, RecursionError) as error:
         raise InvalidMessage(f"Expected JSON, and got something else: {error}.", 1007) from error
 

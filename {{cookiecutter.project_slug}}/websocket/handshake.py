@@ -54,7 +54,8 @@ class Handshake(ASGIRequest):
 
     def _get_scheme(self) -> str:
         # Not ws: is_secure(), and all that follows from it, knows only http and https.
-        return _SCHEMES[self.scope.get("scheme", "ws")]
+        scheme: str = self.scope.get("scheme", "ws")
+        return _SCHEMES.get(scheme, scheme)  # Some servers say http and https already.
 
 
 class SwitchingProtocols(HttpResponse):
@@ -185,7 +186,9 @@ def _parse_origin(origin: str) -> tuple[str, str, int] | None:
         port = parts.port
     except ValueError:
         return None
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.path or parts.username:
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        return None
+    if "@" in parts.netloc or parts.path or parts.query or parts.fragment:
         return None
     return parts.scheme, parts.hostname, port or _DEFAULT_PORTS[parts.scheme]
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
+from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
@@ -19,7 +20,13 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
 from websocket import conf, groups
-from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
+from websocket.connection import (
+    InvalidMessage,
+    State,
+    WebSocket,
+    WebSocketDisconnect,
+    one_line,
+)
 from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler
 from websocket.protocol import Receive, Scope, Send
 from websocket.threads import (
@@ -162,13 +169,14 @@ async def finish(
         if isinstance(error, WebSocketDisconnect):
             continue
         if isinstance(error, InvalidMessage):
-            logger.info("Invalid message: %s: %s", socket.path, error)
+            logger.info("Invalid message: %s: %s", quote(socket.path), one_line(error))
             await hang_up(socket, error.code, str(error))
         elif socket.app_state is State.CONNECTING:
             await refuse(socket, await sync_to_async(respond)(socket.request, error))
         elif isinstance(error, (PermissionDenied, SuspiciousOperation)):
             # The client's fault, as before the accept; by then only a close code can tell it.
-            logger.warning("%s: %s: %s", type(error).__name__, socket.path, error)
+            name = type(error).__name__
+            logger.warning("%s: %s: %s", name, quote(socket.path), one_line(error))
             await hang_up(socket, 3003 if isinstance(error, PermissionDenied) else 1008)
         else:
             await sync_to_async(report)(socket, error)
@@ -186,7 +194,7 @@ async def hang_up(socket: WebSocket, code: int, reason: str = "") -> None:
     """Close a connection, by force where its client does not read."""
     try:
         async with asyncio.timeout(conf.DISCONNECT_GRACE):
-            await socket.close(code, reason.encode()[:123].decode(errors="ignore"))
+            await socket.close(code, reason.encode(errors="replace")[:123].decode(errors="ignore"))
     except TimeoutError:
         socket.abort()
 
@@ -207,7 +215,7 @@ def report(socket: WebSocket, error: Exception) -> None:
         signals.got_request_exception.send(sender=HandshakeHandler, request=socket.request)
         logger.exception(
             "Internal Server Error: %s (%s)",
-            socket.path,
+            quote(socket.path),
             socket.log_user(),
             extra={"request": socket.request, "status_code": 500},
         )

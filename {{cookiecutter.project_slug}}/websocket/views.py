@@ -43,6 +43,8 @@ class WebSocketView(View):
         """Take the socket where Django's views take a request."""
         self.socket = request
         super().setup(self.socket.request, *args, **kwargs)
+        # Mixins ask the request for its user, where nobody sees it: see `WebSocket.user`.
+        getattr(self.socket, "user", None)
 
     async def dispatch(  # type: ignore[override]
         self, request: Any, *args: Any, **kwargs: Any

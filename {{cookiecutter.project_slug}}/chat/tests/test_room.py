@@ -106,6 +106,13 @@ class RoomTests(TestCase):
         async with connect(SOCKET + query, user=self.grace) as socket:
             self.assertEqual(await socket.receive_json(), {"type": "kept", "ids": kept})
 
+    async def test_nobody_can_ask_for_all_that_was_ever_said_at_once(self) -> None:
+        _, *kept = await sync_to_async(self.stored)("first", "second", "third")
+        with mock.patch("chat.views.KEPT", 2):
+            async with connect(f"{SOCKET}?first=0&after={10**17}", user=self.grace) as socket:
+                ids = [message.pk for message in kept]
+                self.assertEqual(await socket.receive_json(), {"type": "kept", "ids": ids})
+
     async def test_an_after_that_is_no_id_is_as_good_as_none(self) -> None:
         await sync_to_async(self.stored)("hello")
         for after in ("", "x", "-1", "1.5", "9" * 30):

@@ -76,15 +76,21 @@ class OnRedis(SimpleTestCase):
     """Test cases whose groups live in Redis."""
 
     redis: RedisServer
+    redis_settings: override_settings
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls.redis = RedisServer()
         cls.addClassCleanup(cls.redis.stop)
-        settings = override_settings(WEBSOCKET_REDIS_URL=cls.redis.url)
-        settings.enable()
-        cls.addClassCleanup(settings.disable)
+        cls.redis_settings = override_settings(WEBSOCKET_REDIS_URL=cls.redis.url)
+        cls.redis_settings.enable()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        # Not by a cleanup: the class's own settings, which end here on older Djangos, are outside.
+        cls.redis_settings.disable()
+        super().tearDownClass()
 
     def setUp(self) -> None:
         super().setUp()

@@ -8,6 +8,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.mixins import PermissionRequiredMixin
 from django.contrib.auth.models import update_last_login
 from django.db import transaction
 from django.test import AsyncClient, TransactionTestCase, override_settings
@@ -18,6 +19,7 @@ from websocket.groups import PublishError, get_hub
 from websocket.testing import ClientSocket, connect
 from websocket.tests.redis_server import OnRedis
 from websocket.urls import websocket
+from websocket.views import WebSocketView
 
 
 async def anybody(socket: WebSocket) -> None:
@@ -36,11 +38,25 @@ async def greet(socket: WebSocket) -> None:
     await anybody(socket)
 
 
+class Permitted(PermissionRequiredMixin, WebSocketView):  # type: ignore[misc]
+    """Echo, for a user for whom only a mixin has asked, and not the socket but the request."""
+
+    permission_required = ()
+
+    async def connect(self) -> None:
+        await super().connect()
+        await self.socket.send_text("ready")
+
+    async def receive(self, message: str | bytes) -> None:
+        await self.socket.send_message(message)
+
+
 FAST_HASHER = "django.contrib.auth.hashers.MD5PasswordHasher"
 
 urlpatterns = [
     websocket("anybody/", anybody),
     websocket("greet/", greet),
+    websocket("permitted/", Permitted.as_view()),
     websocket("members/", login_required(anybody)),  # type: ignore[type-var]
 ]
 
@@ -79,13 +95,14 @@ class Disconnecting:
         async with (
             connect("/greet/", client=phone, user=self.ada) as one,
             connect("/members/", client=phone) as two,
+            connect("/permitted/", client=phone) as three,
             connect("/greet/", client=laptop, user=self.ada) as other_session,
             connect("/greet/", user=self.bob) as other_user,
         ):
-            for socket in (one, two, other_session, other_user):
+            for socket in (one, two, three, other_session, other_user):
                 await self.connected(socket)
             await sync_to_async(phone.logout)()
-            await self.assert_closed(one, two)
+            await self.assert_closed(one, two, three)
             await self.assert_open(other_session, other_user)
 
     async def test_sockets_that_never_looked_at_the_user_stay(self: Any) -> None:

@@ -65,6 +65,9 @@ class ScopeTests(SimpleTestCase):
         player = Player(make_scope(query_string=b"name=ada"), server.receive, server.send)
         self.assertEqual(player.name, "ada")
         self.assertEqual(repr(player), "<WebSocket /ws/ CONNECTING>")
+        self.assertEqual(
+            repr(make_socket(Server(), path="/a\nb/")), "<WebSocket /a%0Ab/ CONNECTING>"
+        )
 
     def test_a_socket_without_a_handshake_has_no_request(self):
         with self.assertRaisesMessage(AttributeError, "has no attribute 'request'"):
@@ -194,6 +197,7 @@ class ReceiveTests(SimpleTestCase):
 
     async def test_a_message_that_does_not_parse_is_invalid(self):
         malformed = ["", "{", "{'a': 1}", "[" * 100_000, "1" * 5_000, "\ufeff1"]
+        malformed += ["NaN", "[-Infinity]", "1e999"]  # As other clients' parsers find.
         socket, _ = await open_socket(*map(text, malformed), text("1"))
         for data in malformed:
             with (

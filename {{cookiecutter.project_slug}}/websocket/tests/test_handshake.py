@@ -487,8 +487,9 @@ class RefusalTests(SimpleTestCase):
         refusal = await refusal_of("/ws/?x=1")
         self.assertEqual(refusal.status_code, 301)
         self.assertEqual(refusal.headers["location"], "https://testserver/ws/?x=1")
-        accept, *_ = await Server(CONNECT).serve(scheme="wss")
-        self.assertEqual(accept["type"], "websocket.accept")
+        for scheme in ("wss", "https"):
+            accept, *_ = await Server(CONNECT).serve(scheme=scheme)
+            self.assertEqual(accept["type"], "websocket.accept")
         with override_settings(SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https")):
             async with connect("/ws/", headers={"X-Forwarded-Proto": "https"}):
                 pass
@@ -603,6 +604,10 @@ class OriginTests(SimpleTestCase):
             ("testserver", "http://[testserver", 403),
             ("testserver", "http://testserver/", 403),
             ("testserver", "http://testserver@evil.example.com", 403),
+            ("testserver", "http://@testserver", 403),
+            ("testserver", "http://:x@testserver", 403),
+            ("testserver", "http://testserver?x", 403),
+            ("testserver", "http://testserver#x", 403),
             ("testserver", "file://testserver", 403),
         ]:
             with self.subTest(host=host, origin=origin):

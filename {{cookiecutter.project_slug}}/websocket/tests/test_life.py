@@ -10,7 +10,7 @@ from django.test import SimpleTestCase, override_settings
 
 from websocket import middleware
 from websocket.connection import InvalidMessage, State, WebSocketDisconnect
-from websocket.testing import HandshakeRefused
+from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import (
     CONNECT,
     Server,
@@ -22,6 +22,7 @@ from websocket.tests.wire import (
     text,
     until,
 )
+from websocket.urls import websocket
 
 
 async def wait_for_nothing():
@@ -296,6 +297,21 @@ class EndingTests(LifeTestCase):
         async with connect_to(view) as client:
             await client.send_text("{")
             self.assertEqual(await client.receive_json(), "Pardon?")
+
+    async def test_what_a_client_sends_cannot_forge_lines_of_the_log(self):
+        async def view(socket, name):
+            await socket.accept()
+            what = await socket.receive_json()
+            raise PermissionDenied(what) if name.startswith("my") else InvalidMessage(what)
+
+        with override_settings(ROOT_URLCONF=(websocket("<str:name>/", view),)):
+            for name, code in [("x", 1003), ("my", 3003)]:
+                with self.assertLogs("django.request", "INFO") as logs:
+                    async with connect(f"/{name}%0AINFO forged/") as client:
+                        await client.send_json("a\nb \ud800")
+                        self.assertEqual(await client.wait_closed(), code)
+                line = logs.records[0].getMessage()
+                self.assertIn(rf"/{name}%0AINFO%20forged/: a\nb \ud800", line)
 
     @override_settings(WEBSOCKET_MAX_MESSAGE_SIZE=4)
     async def test_a_message_that_is_too_large_closes_and_is_not_seen(self):
