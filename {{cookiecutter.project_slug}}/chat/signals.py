@@ -1,5 +1,6 @@
 """A message that is deleted, wherever that happens, disappears from every open page."""
 
+import logging
 from typing import Any
 
 from django.db import transaction
@@ -7,10 +8,19 @@ from django.db.models.signals import post_delete
 from django.dispatch import receiver
 
 from chat.models import Message
-from websocket.groups import publish
+from websocket.groups import PublishError, publish
+
+logger = logging.getLogger(__name__)
 
 
 @receiver(post_delete, sender=Message)
 def take_off_pages(instance: Message, **kwargs: Any) -> None:
     group, event = f"chat.room.{instance.room_id}", {"type": "removed", "id": instance.pk}
-    transaction.on_commit(lambda: publish(group, event))
+
+    def tell() -> None:
+        try:
+            publish(group, event)
+        except PublishError as error:  # Deleted it is all the same.
+            logger.error("Open pages keep a deleted message: %s", error)
+
+    transaction.on_commit(tell)

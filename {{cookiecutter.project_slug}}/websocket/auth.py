@@ -1,6 +1,7 @@
 """Who may listen can end: sockets of who logs out, is deactivated or changes the password close.
 
-This holds for sockets whose view, or a decorator on it, has looked at `socket.user`.
+This holds for sockets whose view, or a decorator on it, has looked at `socket.user`, and for those
+of a `WebSocketView`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
+from django.core.management import get_commands
 from django.utils.module_loading import import_string
 
 from websocket import conf
@@ -55,6 +56,20 @@ def check_server(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return messages
+
+
+@register(Tags.compatibility)
+def check_runserver(**kwargs: Any) -> list[CheckMessage]:
+    """Check that the command for development serves sockets too: Django's own does not."""
+    if not settings.DEBUG or not get_commands()["runserver"].startswith("django."):
+        return []
+    return [
+        Warning(
+            "`manage.py runserver` is Django's own, which serves no sockets.",
+            hint="Run `uvicorn project.asgi:application --reload` in its place.",
+            id="websocket.W006",
+        )
+    ]
 
 
 @register(Tags.compatibility)

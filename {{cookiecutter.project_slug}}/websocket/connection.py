@@ -634,7 +634,10 @@ class WebSocket:
     def log_user(self) -> str:
         """Return the user's name for a line of the log, or a dash."""
         user = getattr(getattr(self, "request", None), "user", None)
-        return one_line(user if user is not None and user.is_authenticated else "-")
+        if user is None or not user.is_authenticated:
+            return "-"
+        # Not str(), which may query.
+        return one_line(user.get_username() if hasattr(user, "get_username") else user.pk)
 
     # States and errors
 

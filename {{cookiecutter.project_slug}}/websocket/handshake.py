@@ -33,6 +33,8 @@ from django.utils.log import log_response
 from websocket.connection import WebSocket
 from websocket.protocol import Receive, Scope, Send
 
+logger = logging.getLogger("django.websocket")
+
 #: An async view, or what a decorator or `as_view()` made of one: called with a socket and with
 #: the URL's arguments, it returns a coroutine, or a response that refuses the handshake.
 SocketView = Callable[
@@ -214,6 +216,12 @@ def upgrade_required(request: HttpRequest, view: SocketView) -> HttpResponse:
     """Answer 426 (RFC 9110, section 15.5.22); where DEBUG is on, a browser gets the console."""
     is_browser = "text/html" in request.META.get("HTTP_ACCEPT", "")
     if not (settings.DEBUG and request.method == "GET" and is_browser):
+        if request.META.get("HTTP_UPGRADE", "").lower() == "websocket":
+            logger.warning(
+                "A handshake came as a plain request: this server speaks no WebSockets. "
+                "Serve the ASGI application with uvicorn[standard]: %s",
+                request.path,
+            )
         response = HttpResponse("This URL is a WebSocket's.", content_type="text/plain", status=426)
         response["Upgrade"] = "websocket"
         return response
@@ -227,7 +235,7 @@ def upgrade_required(request: HttpRequest, view: SocketView) -> HttpResponse:
         "view": f"{view.__module__}.{getattr(view, '__qualname__', type(view).__qualname__)}",
     }
     response = render(request, "websocket/console.html", context)
-    response["Cache-Control"] = "no-store"
+    response["Cache-Control"] = "no-store, private"
     response["Content-Security-Policy"] = (
         f"default-src 'none'; base-uri 'none'; connect-src 'self'; form-action 'none'; "
         f"img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"

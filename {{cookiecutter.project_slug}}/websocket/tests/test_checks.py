@@ -4,6 +4,7 @@ from pathlib import Path
 from unittest import mock
 
 from django.core.asgi import get_asgi_application
+from django.core.management import get_commands
 from django.test import SimpleTestCase, modify_settings, override_settings
 
 from websocket import checks
@@ -35,6 +36,21 @@ class ApplicationTests(SimpleTestCase):
         for path in ("nowhere.application", f"{__name__}.nothing", "nothing"):
             with override_settings(ASGI_APPLICATION=path):
                 self.assertEqual(ids(checks.check_application()), ["websocket.E001"])
+
+
+class RunserverTests(SimpleTestCase):
+    def setUp(self):
+        forget = get_commands.cache_clear  # type: ignore[attr-defined]
+        forget()
+        self.addCleanup(forget)
+
+    @override_settings(DEBUG=True, INSTALLED_APPS=["django.contrib.staticfiles", "websocket"])
+    def test_djangos_own_runserver_serves_no_sockets(self):
+        self.assertEqual(ids(checks.check_runserver()), ["websocket.W006"])
+
+    @override_settings(DEBUG=False, INSTALLED_APPS=["django.contrib.staticfiles", "websocket"])
+    def test_where_debug_is_off_nobody_runs_it(self):
+        self.assertEqual(checks.check_runserver(), [])
 
 
 class MiddlewareTests(SimpleTestCase):

@@ -677,6 +677,12 @@ class OriginTests(SimpleTestCase):
 
 @override_settings(ROOT_URLCONF=__name__)
 class PlainRequestTests(SimpleTestCase):
+    def test_a_handshake_that_came_as_a_plain_request_is_logged_with_what_to_do(self):
+        with self.assertLogs("django.websocket", "WARNING") as logs:
+            response = self.client.get("/ws/", HTTP_UPGRADE="websocket")
+        self.assertEqual(response.status_code, 426)
+        self.assertIn("uvicorn[standard]", logs.output[0])
+
     def test_a_socket_answers_a_plain_request_with_426(self):
         for method in (self.client.get, self.client.post, self.client.head):
             response = method("/ws/", HTTP_ACCEPT="text/html")
