@@ -17,4 +17,6 @@ def quoted(text: str) -> str:
 @simple_filter
 def markdown(text: str) -> str:
     """Escape text for a line of Markdown: one line, every punctuation mark a literal one."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+\-.!|~&$])", r"\\\1", " ".join(text.split()))
+    line = re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
+    # What makes a list only where a line begins with it.
+    return re.sub(r"^(\d*)([-+.)])", r"\1\\\2", line)

@@ -283,7 +283,8 @@ def test_an_edited_view_is_seen_without_a_restart_by_hand(serve, workshop, open_
     text = views.read_text()
     assert "send_message(message)" in text
     views.write_text(text.replace("send_message(message)", "send_message(message.upper())"))
-    expect(log(page)).to_contain_text("HELLO", timeout=30_000)
+    expect(page.locator("#beat-text")).to_have_text("HELLO", timeout=30_000)
+    expect(log(page)).not_to_contain_text("HELLO")
 
 
 # --- how the pages look ------------------------------------------------------------------------

@@ -225,6 +225,7 @@ def upgrade_required(request: HttpRequest, view: SocketView) -> HttpResponse:
         response = HttpResponse("This URL is a WebSocket's.", content_type="text/plain", status=426)
         response["Upgrade"] = "websocket"
         return response
+    named = getattr(view, "view_class", view)  # What as_view() of a class leaves on its view.
     nonce = secrets.token_urlsafe(16)
     match = request.resolver_match
     context = {
@@ -232,7 +233,7 @@ def upgrade_required(request: HttpRequest, view: SocketView) -> HttpResponse:
         "nonce": nonce,
         "route": match.route if match else "",
         "user": getattr(request, "user", None),
-        "view": f"{view.__module__}.{getattr(view, '__qualname__', type(view).__qualname__)}",
+        "view": f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}",
     }
     response = render(request, "websocket/console.html", context)
     response["Cache-Control"] = "no-store, private"

@@ -5,6 +5,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.test import SimpleTestCase, TestCase, override_settings
 from django.urls import reverse
+from django.utils.html import escape
 
 from users.models import User
 from websocket import middleware
@@ -15,7 +16,7 @@ class IndexTests(SimpleTestCase):
     def test_the_index_page_knows_its_sockets(self):
         response = self.client.get(reverse("index"))
         self.assertTemplateUsed(response, "index.html")
-        self.assertContains(response, settings.PROJECT_NAME)
+        self.assertContains(response, escape(settings.PROJECT_NAME))
         self.assertContains(response, f'"{reverse("echo")}"')
         self.assertContains(response, f'"{reverse("clock")}"')
 

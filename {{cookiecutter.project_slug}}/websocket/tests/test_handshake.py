@@ -702,7 +702,7 @@ class PlainRequestTests(SimpleTestCase):
         self.assertEqual(response.context["view"], f"{__name__}.show")
         self.assertEqual(response.context["docstring"], "Tell what the URL captured.")
         self.assertTrue(response.context["user"].is_anonymous)
-        self.assertEqual(response["Cache-Control"], "no-store")
+        self.assertEqual(response["Cache-Control"], "no-store, private")
         nonce = response.context["nonce"]
         self.assertIn(f"script-src 'nonce-{nonce}'", response["Content-Security-Policy"])
         self.assertContains(response, f'nonce="{nonce}"')

@@ -22,10 +22,13 @@ function send(text, more) {
   if (awaited.length > MAX_AWAITED) awaited.shift();
 }
 
-/** Find what a message answers. An echo comes back in order, but the view may be another by now. */
+/**
+ * Find what a message answers: what it repeats or, of a view that says something else by now, the
+ * oldest that has no answer.
+ */
 function takeAwaited(text) {
   const index = awaited.findIndex((sent) => sent.text === text);
-  return index < 0 ? null : awaited.splice(0, index + 1).at(-1);
+  return awaited.splice(0, Math.max(index, 0) + 1).at(-1);
 }
 
 function showState(state, word, detail = "") {
@@ -36,9 +39,9 @@ function showState(state, word, detail = "") {
   element("send").disabled = state !== "connected";
 }
 
-function showHello(sent, milliseconds) {
+function showHello(sent, text, milliseconds) {
   helloCount += 1;
-  element("beat-text").textContent = sent.text;
+  element("beat-text").textContent = text;
   element("beat-count").textContent = helloCount.toLocaleString();
   element("beat-time").textContent = duration(milliseconds);
   sent.bar.classList.add("back");
@@ -90,7 +93,7 @@ socket.addEventListener("message", ({ data }) => {
   const text = typeof data === "string" ? data : `${data.size} bytes`;
   const sent = takeAwaited(text);
   const milliseconds = sent ? performance.now() - sent.time : undefined;
-  if (sent?.bar) showHello(sent, milliseconds);
+  if (sent?.bar) showHello(sent, text, milliseconds);
   else showMessage(text, milliseconds);
 });
 
