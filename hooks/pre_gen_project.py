@@ -8,10 +8,10 @@ import sys
 TAKEN = """
 anyio asgiref ast-serialize asyncpg certifi channels chat click colorama coverage daphne django
 django-environ django-stubs django-stubs-ext environ h11 hiredis httptools idna iniconfig librt
-mypy mypy-extensions packaging pathspec pip pluggy project psycopg psycopg-binary pygments pytest
-pytest-django python-dotenv pyyaml redis ruff servestatic setuptools sqlparse types-pyyaml
-typing-extensions tzdata users uv uvicorn uvloop watchfiles websocket websocket-client websockets
-wheel whitenoise
+mypy mypy-extensions packaging pathspec pip pluggy project prometheus-client psycopg psycopg-binary
+psycopg-pool pygments pytest pytest-django python-dotenv pyyaml redis ruff servestatic setuptools
+sqlparse types-pyyaml typing-extensions tzdata users uv uvicorn uvloop watchfiles websocket
+websocket-client websockets wheel whitenoise
 """
 
 
