@@ -167,8 +167,8 @@ def test_two_people_talk_in_the_room_of_the_readme(
 
     def enter(page: Page, name: str) -> None:
         page.goto(f"{server.url}/rooms/lobby/")
-        page.get_by_label("Username:").fill(name)
-        page.get_by_label("Password:").fill(name)
+        page.get_by_label("Username").fill(name)
+        page.get_by_label("Password").fill(name)
         page.get_by_role("button", name="Log in").click()
         expect(page.locator("#time")).not_to_be_empty()
 
