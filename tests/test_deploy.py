@@ -136,7 +136,8 @@ def deployed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Project, dict[str, str]]:
     """The project on its server: packages, migrations, static files; and its environment."""
-    project.run("-m", "pip", "install", "--quiet", "-e", ".[postgres,redis]")
+    packages = ("-e", ".[postgres,redis]", "prometheus-client")
+    project.run("-m", "pip", "install", "--quiet", *packages)
     site = project.copy(tmp_path_factory.mktemp("deployed") / "site")
     (site.path / ".env").unlink()
     with (site.path / "users" / "views.py").open("a") as views:
@@ -416,6 +417,7 @@ def test_the_metrics_add_up(webs: list[Web]) -> None:
             assert client.recv(timeout=10) == text
         assert metric("websocket_group_deliveries_total") == deliveries + 2
         assert metric('websocket_handshakes_total{status="101"}') >= 1
+    assert metric("process_open_fds") > 0  # What prometheus-client, which is there, has to say.
 
 
 def test_many_pages_at_once_share_the_pool_and_the_server_does_not_run_out(
