@@ -452,13 +452,14 @@ async def visit(proxy: Proxy, number: int, visits: list[Visit], trust: ssl.SSLCo
                 host="127.0.0.1",
                 # nginx allows one visitor no more than so many.
                 local_addr=(f"127.0.0.{1 + number // 50}", 0),
-                open_timeout=20,
+                open_timeout=4,
                 origin=proxy.url,
                 ping_interval=None,
                 proxy=None,
                 ssl=trust,
             ) as client:
-                await client.recv()
+                async with asyncio.timeout(4):
+                    await client.recv()
                 visits.append(Visit(time.time(), []))
                 delay = 0.05
                 try:
@@ -482,7 +483,7 @@ def test_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_awa
         return sum(bool(visits) and visits[-1].closed == float("inf") for visits in clients)
 
     async def until(condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, f"{what}: {connected()} of {len(clients)} are there"
             await asyncio.sleep(0.05)
@@ -538,7 +539,7 @@ def test_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_awa
             # No gap, nothing twice, nothing out of order.
             assert stay.numbers == list(range(stay.numbers[0], stay.numbers[-1] + 1))
         for before, after in itertools.pairwise(visits):
-            assert after.joined - before.closed < 10
+            assert after.joined - before.closed < 15
             for number in range(before.numbers[-1] + 1, after.numbers[0]):
                 # On its way in the moment of the end, it counts as sent while they were away.
                 assert before.closed - 1 < published[number] < after.joined + 0.5
