@@ -452,28 +452,30 @@ async def visit(proxy: Proxy, number: int, visits: list[Visit], trust: ssl.SSLCo
                 host="127.0.0.1",
                 # nginx allows one visitor no more than so many.
                 local_addr=(f"127.0.0.{1 + number // 50}", 0),
-                open_timeout=4,
+                open_timeout=20,
                 origin=proxy.url,
                 ping_interval=None,
                 proxy=None,
                 ssl=trust,
             ) as client:
-                async with asyncio.timeout(4):
-                    await client.recv()
-                visits.append(Visit(time.time(), []))
+                stay = Visit(time.time(), [])
+                # What is published once the view has joined may overtake its word that it has.
+                while (message := await client.recv()).isdecimal():
+                    stay.numbers.append(int(message))
+                stay.joined = time.time()
+                visits.append(stay)
                 delay = 0.05
                 try:
                     while True:
-                        visits[-1].numbers.append(int(await client.recv()))
+                        stay.numbers.append(int(await client.recv()))
                 finally:
-                    visits[-1].closed = time.time()
+                    stay.closed = time.time()
         except (ConnectionClosed, InvalidHandshake, OSError, TimeoutError):
             await asyncio.sleep(delay)
             delay = min(delay * 2, 1)
 
 
-# Not run: at times, some clients hang in an attempt to connect again, and it is not known why.
-def check_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_away_for(
+def test_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_away_for(
     deployed: tuple[Project, dict[str, str]], webs: list[Web], nginx: Proxy
 ) -> None:
     site, env = deployed
@@ -484,7 +486,7 @@ def check_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_aw
         return sum(bool(visits) and visits[-1].closed == float("inf") for visits in clients)
 
     async def until(condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 40
         while not condition():
             assert time.monotonic() < deadline, f"{what}: {connected()} of {len(clients)} are there"
             await asyncio.sleep(0.05)
@@ -536,14 +538,19 @@ def check_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_aw
     moved = [visits for visits in clients if len(visits) > 1]
     assert len(moved) >= 150
     for visits in clients:
-        for stay in visits:
-            # No gap, nothing twice, nothing out of order.
-            assert stay.numbers == list(range(stay.numbers[0], stay.numbers[-1] + 1))
         for before, after in itertools.pairwise(visits):
-            assert after.joined - before.closed < 15
-            for number in range(before.numbers[-1] + 1, after.numbers[0]):
+            assert after.joined - before.closed < 10
+        stays = [stay.numbers for stay in visits if stay.numbers]
+        for numbers in stays:
+            # No gap, nothing twice, nothing out of order.
+            assert numbers == list(range(numbers[0], numbers[-1] + 1))
+        for before, after in itertools.pairwise(stays):
+            assert before[-1] < after[0]
+            for missing in range(before[-1] + 1, after[0]):
                 # On its way in the moment of the end, it counts as sent while they were away.
-                assert before.closed - 1 < published[number] < after.joined + 0.5
+                assert not any(
+                    stay.joined + 0.5 <= published[missing] <= stay.closed - 1 for stay in visits
+                )
 
 
 def test_the_projects_own_tests_pass_on_postgresql_and_redis(
