@@ -5,6 +5,7 @@ from typing import Any, cast
 from asgiref.sync import sync_to_async
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.mixins import LoginRequiredMixin
+from django.db import IntegrityError
 from django.shortcuts import get_object_or_404
 from django.views.generic import DetailView, ListView
 
@@ -86,7 +87,12 @@ async def say(socket: WebSocket, room: Room, data: dict[str, Any]) -> None:
     """Store a message and tell the room; or tell the client why not, in the form's own words."""
     user = cast(User, socket.user)  # @login_required lets nobody else in.
     form = MessageForm(data, instance=Message(room=room, user=user))
-    if await save(form):
+    try:
+        stored = await save(form)
+    except IntegrityError:  # What the form cannot see: somebody has deleted the room.
+        await socket.close(1008, "This room is gone.")
+        return
+    if stored:
         await apublish(room.group, form.instance.as_event())
     else:
         errors = form.errors.get_json_data()

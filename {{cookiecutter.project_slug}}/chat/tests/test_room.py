@@ -5,7 +5,7 @@ from typing import Any
 from unittest import mock
 
 from asgiref.sync import sync_to_async
-from django.test import TestCase
+from django.test import TestCase, TransactionTestCase
 
 from chat.models import Message, Room
 from chat.views import HISTORY, last
@@ -180,3 +180,15 @@ class RoomTests(TestCase):
             async with connect("/chat/rooms/nowhere/ws/", user=self.ada):
                 pass
         self.assertEqual(caught.exception.status_code, 404)
+
+
+class GoneRoomTests(TransactionTestCase):
+    async def test_who_talks_in_a_room_that_was_deleted_is_told_that_it_is_gone(self) -> None:
+        ada = await sync_to_async(User.objects.create_user)("ada")
+        room = await sync_to_async(Room.objects.create)(name="Den", slug="den")
+        async with connect(SOCKET, user=ada) as socket:
+            await read_history(socket)
+            await sync_to_async(room.delete)()
+            await say(socket, "Anybody here?")
+            self.assertEqual(await socket.wait_closed(), 1008)
+            self.assertEqual(socket.close_reason, "This room is gone.")
