@@ -1,6 +1,7 @@
 import datetime
 from unittest import mock
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.test import SimpleTestCase, TestCase, override_settings
@@ -13,6 +14,11 @@ from websocket.testing import connect
 
 
 class IndexTests(SimpleTestCase):
+    async def test_the_index_page_says_what_to_run_where_there_are_no_sockets(self):
+        advice = "This server speaks no WebSockets."
+        self.assertContains(await sync_to_async(self.client.get)(reverse("index")), advice)
+        self.assertNotContains(await self.async_client.get(reverse("index")), advice)
+
     def test_the_index_page_knows_its_sockets(self):
         response = self.client.get(reverse("index"))
         self.assertTemplateUsed(response, "index.html")
