@@ -36,7 +36,7 @@ def disconnect(who: AbstractBaseUser | str) -> None:
     From sync code. The user may connect again, if the session still allows it. Raises
     `PublishError` as `publish` does.
     """
-    _publish(f"session {_digest(who)}" if isinstance(who, str) else f"user {who.pk}")
+    _publish(f"session {_digest(who)}" if isinstance(who, str) else f"user - {who.pk}")
 
 
 class Listener:
@@ -61,7 +61,7 @@ class Listener:
     def is_of_user(self, rest: str) -> bool:
         """Tell whether the socket is the user's and, where a password is told, has another."""
         user: Any = self.socket.request.user
-        pk, _, digest = rest.partition(" ")
+        digest, _, pk = rest.partition(" ")
         return str(user.pk) == pk and digest != _digest(user.get_session_auth_hash())
 
 
@@ -88,17 +88,13 @@ def on_save(instance: Any, created: bool, update_fields: Any, using: str, **kwar
     """Close the sockets of a user who is no longer active, or has another password by now."""
     if created or (update_fields and not {"is_active", "password"} & set(update_fields)):
         return
-    _tell(
-        f"user {instance.pk} {_digest(instance.get_session_auth_hash())}"
-        if instance.is_active
-        else f"user {instance.pk}",
-        using,
-    )
+    digest = _digest(instance.get_session_auth_hash()) if instance.is_active else "-"
+    _tell(f"user {digest} {instance.pk}", using)
 
 
 def on_delete(instance: Any, using: str, **kwargs: Any) -> None:
     """Close the sockets of a user who is no more."""
-    _tell(f"user {instance.pk}", using)
+    _tell(f"user - {instance.pk}", using)
 
 
 def _tell(text: str, using: str | None = None) -> None:
