@@ -100,9 +100,9 @@ class WebSocket:
         self._headers: Headers | None = None
         # Nothing more may be received: the view has seen the end, or has closed.
         self._over = False
-        # Whether a task is receiving; how much the view had received when last looked after; and
-        # what came while it did not.
-        self._receiving = False
+        #: Whether a task is receiving.
+        self.is_receiving = False
+        # How much the view had received when last looked after, and what came while it did not.
         self._seen = 0
         self._inbox: Inbox | None = None
         # Given by the middleware while the view runs: see websocket.middleware.
@@ -333,13 +333,13 @@ class WebSocket:
         """
         if self.app_state is not _CONNECTED:
             self._check_receive()
-        if self._receiving:
+        if self.is_receiving:
             raise RuntimeError("Another task is receiving from this socket: only one may.")
-        self._receiving = True
+        self.is_receiving = True
         try:
             event = await (self._receive() if self._inbox is None else self._inbox.receive())
         finally:
-            self._receiving = False
+            self.is_receiving = False
         return self._received(event)
 
     def _received(self, event: Event) -> Event:
@@ -436,12 +436,12 @@ class WebSocket:
         # Short text in an open connection comes this way, without the frame of receive() and
         # without its checks: that halves what this class adds to the server's own work.
         event: Event | None = None
-        if self.app_state is _CONNECTED and self._inbox is None and not self._receiving:
-            self._receiving = True
+        if self.app_state is _CONNECTED and self._inbox is None and not self.is_receiving:
+            self.is_receiving = True
             try:
                 event = await self._receive()
             finally:
-                self._receiving = False
+                self.is_receiving = False
             text: str | None = event.get("text")
             if text is not None and len(text) * 4 <= conf.MAX_MESSAGE_SIZE:
                 self.messages_in += 1
@@ -541,7 +541,7 @@ class WebSocket:
             # A server that gave up on a client, such as for want of a pong, cannot tell while that
             # client reads nothing, nor while the inbox is full.
             self.lost()
-        idle = (closing or self.messages_in == self._seen) and not self._receiving
+        idle = (closing or self.messages_in == self._seen) and not self.is_receiving
         if idle and self.client_state is not _DISCONNECTED:
             self._inbox = self._inbox or Inbox(self)
             self._inbox.start()

@@ -34,7 +34,6 @@ class Inbox:
         self.events: deque[Event] = deque()
         self.reader: asyncio.Task[None] | None = None
         self.size = 0
-        self.wanted = False
 
     def start(self) -> None:
         """Read until the view receives again, the inbox is full, or the client has left."""
@@ -49,14 +48,10 @@ class Inbox:
 
     async def receive(self) -> Event:
         """Return the oldest event, or wait for the next one."""
-        self.wanted = True
-        try:
-            if not self.events and self.reader is not None:
-                await asyncio.wait([self.reader])  # Now that one is wanted, it reads just one.
-            if not self.events:
-                return await self.socket.receive_from_server()
-        finally:
-            self.wanted = False
+        if not self.events and self.reader is not None:
+            await asyncio.wait([self.reader])  # Now that the view receives, it reads just one.
+        if not self.events:
+            return await self.socket.receive_from_server()
         event = self.events.popleft()
         self.size -= size_of(event) + OVERHEAD
         return event
@@ -64,7 +59,7 @@ class Inbox:
     async def read(self) -> None:
         """Read events from the server, as the reader task."""
         try:
-            while not (self.wanted or self.is_full()):
+            while not (self.socket.is_receiving or self.is_full()):
                 event = await self.socket.receive_from_server()
                 if event["type"] == ReceiveEvent.DISCONNECT:
                     self.socket.client_left(event)

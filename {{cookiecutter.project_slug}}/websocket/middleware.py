@@ -183,11 +183,11 @@ async def finish(
             await hang_up(socket, 1011)
     if socket.app_state is not State.CONNECTING:
         await hang_up(socket, 1000)
-    else:
-        if not isinstance(result, HttpResponseBase):
-            error = RuntimeError("The view returned without accepting or refusing its socket.")
-            result = await sync_to_async(respond)(socket.request, error)
-        await refuse(socket, result)
+        return
+    if not isinstance(result, HttpResponseBase):
+        error = RuntimeError("The view returned without accepting or refusing its socket.")
+        result = await sync_to_async(respond)(socket.request, error)
+    await refuse(socket, result)
 
 
 async def hang_up(socket: WebSocket, code: int, reason: str = "") -> None:

@@ -49,6 +49,7 @@ class DatabaseThread(ThreadPoolExecutor):
 
 @cache
 def get_contexts() -> tuple[list[DatabaseThread], Iterator[ThreadSensitiveContext]]:
+    """Return the threads, and the contexts that lead asgiref to them, one after the other."""
     threads = [DatabaseThread(number) for number in range(conf.THREADS)]
     contexts = [ThreadSensitiveContext() for _ in threads]
     # asgiref asks this table which executor a context has. It holds contexts weakly: cycle()

@@ -72,4 +72,4 @@ class WebSocketView(View):
         """Handle one message: str for text, bytes for binary."""
 
     async def disconnect(self, code: int) -> None:
-        """Clean up after a connection that `connect` let through, with its close code."""
+        """Clean up after a connection that `connect` did not refuse, with its close code."""
