@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -23,13 +22,11 @@ import requests
 import yaml
 from conftest import Project, Server, clean_environment, run
 from markdown_it import MarkdownIt
-from test_threads import Postgres
+from services import Postgres, free_ports, need, running, running_postgres
 from websockets.asyncio.client import connect as async_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
-# Debian keeps these where only root looks.
-PATH = f"{os.environ['PATH']}:/usr/sbin"
 HOST = "localhost"
 
 # A room whose members are told which process they are in, and a socket that tells what it sees.
@@ -66,58 +63,13 @@ for number in itertools.count():
 """
 
 
-def need(program: str) -> str:
-    found = shutil.which(program, path=PATH)
-    if found is None:
-        pytest.skip(f"{program} is not on this machine")
-    return found
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
-
-
-@contextlib.contextmanager
-def running(*command: str | Path, port: int, **options: object) -> Iterator[None]:
-    """Run a program for a block, which begins once the program's port is open."""
-    process = subprocess.Popen([str(part) for part in command], **options)
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            with contextlib.suppress(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            assert process.poll() is None, f"{command} has ended"
-            assert time.monotonic() < deadline, f"{command} does not listen"
-            time.sleep(0.02)
-        yield
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 # --- what a deployment has ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
-    if not folders:
-        pytest.skip("PostgreSQL is not on this machine")
-    server = Postgres(folders[-1])
-    try:
-        server.start()
-        server.query("CREATE ROLE site LOGIN")
-        server.query("CREATE DATABASE site OWNER site")
+    with running_postgres() as server:
         yield server
-    finally:
-        with contextlib.suppress(AssertionError):
-            server.run("pg_ctl", "stop", "--wait", "--mode=immediate")
-        shutil.rmtree(server.data)
 
 
 @pytest.fixture(scope="module")

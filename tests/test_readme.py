@@ -19,6 +19,7 @@ import pytest
 from conftest import Project, Server, run
 from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect, sync_playwright
+from services import free_ports
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -206,14 +207,6 @@ def test_django_finds_nothing_to_say_about_the_readmes_production(
     (command,) = re.findall(r"^python (manage\.py check --deploy.*)$", readme, re.MULTILINE)
     env = {**copy.env, **production(readme), "PYTHONPATH": str(tmp_path / "packages")}
     assert "no issues (0 silenced)" in copy.run(*command.split(), env=env).stdout
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 @pytest.fixture

@@ -2,11 +2,6 @@
 
 import asyncio
 import contextlib
-import getpass
-import random
-import shutil
-import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Project, Server
+from services import Postgres, running_postgres
 from sites import get, quiet, serving
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as async_connect
@@ -22,77 +18,13 @@ from websockets.sync.client import connect
 THREADS = 4
 
 
-# --- PostgreSQL --------------------------------------------------------------------------------
-
-
-class Postgres:
-    """A PostgreSQL server of the tests' own."""
-
-    def __init__(self, programs: Path) -> None:
-        self.programs = programs
-        self.data = Path(tempfile.mkdtemp(prefix="postgres-"))
-        if getpass.getuser() == "root":  # PostgreSQL refuses to run as root.
-            shutil.chown(self.data, "postgres")
-        self.run("initdb", "--auth=trust", "--no-sync", "--username=postgres", "--encoding=UTF8")
-
-    def run(self, program: str, *args: str) -> str:
-        command = [str(self.programs / program), *args]
-        if program != "psql":
-            command += ["--pgdata", str(self.data)]
-        if getpass.getuser() == "root":
-            command = ["runuser", "-u", "postgres", "--", *command]
-        # A server holds on to the files that it was started with.
-        output = subprocess.DEVNULL if "start" in args else subprocess.PIPE
-        result = subprocess.run(command, cwd="/", stdout=output, stderr=output, encoding="utf-8")
-        assert result.returncode == 0, f"{command}:\n{result.stdout}\n{result.stderr}"
-        return result.stdout
-
-    @property
-    def url(self) -> str:
-        return f"postgres://site@127.0.0.1:{self.port}/site"
-
-    def start(self) -> None:
-        """Start on a port that is free."""
-        for _ in range(10):
-            self.port = random.randrange(10_000, 30_000)
-            self.options = f"-p {self.port} -c fsync=off -c unix_socket_directories="
-            with contextlib.suppress(AssertionError):
-                self.run("pg_ctl", "start", "--wait", "-o", self.options)
-                return
-        pytest.fail((self.data / "log").read_text(), pytrace=False)
-
-    def restart(self) -> None:
-        """Restart, as for an update: what is connected is thrown out."""
-        self.run("pg_ctl", "stop", "--wait", "--mode=fast")
-        self.run("pg_ctl", "start", "--wait", "-o", self.options)
-
-    def query(self, sql: str) -> str:
-        address = ("--host=127.0.0.1", f"--port={self.port}", "--username=postgres")
-        return self.run("psql", *address, "--no-align", "--tuples-only", "--command", sql).strip()
-
-    def connections(self) -> int:
-        """Return how many connections the site has."""
-        return int(self.query("SELECT count(*) FROM pg_stat_activity WHERE usename = 'site'"))
-
-
 @pytest.fixture(scope="module")
 def postgres(project: Project) -> Iterator[Postgres]:
     """A server with a migrated database for the site, which may connect so often and no more."""
-    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
-    if not versions:
-        pytest.skip("PostgreSQL is not installed")
     project.run("-m", "pip", "install", "--quiet", "-e", ".[postgres]")
-    server = Postgres(versions[-1])
-    try:
-        server.start()
-        server.query(f"CREATE ROLE site LOGIN CONNECTION LIMIT {THREADS}")
-        server.query("CREATE DATABASE site OWNER site")
+    with running_postgres(f"CONNECTION LIMIT {THREADS}") as server:
         project.run("manage.py", "migrate", env={**project.env, "DATABASE_URL": server.url})
         yield server
-    finally:
-        with contextlib.suppress(AssertionError):
-            server.run("pg_ctl", "stop", "--wait", "--mode=immediate")
-        shutil.rmtree(server.data)
 
 
 # --- sites -------------------------------------------------------------------------------------

@@ -1,0 +1,120 @@
+"""The real servers that a site needs or meets: PostgreSQL, Redis, proxies."""
+
+import contextlib
+import getpass
+import os
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Debian keeps these where only root looks.
+PATH = f"{os.environ['PATH']}:/usr/sbin"
+
+
+def need(program: str) -> str:
+    found = shutil.which(program, path=PATH)
+    if found is None:
+        pytest.skip(f"{program} is not on this machine")
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+@contextlib.contextmanager
+def running(*command: str | Path, port: int, **options: object) -> Iterator[None]:
+    """Run a program for a block, which begins once the program's port is open."""
+    process = subprocess.Popen([str(part) for part in command], **options)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            assert process.poll() is None, f"{command} has ended"
+            assert time.monotonic() < deadline, f"{command} does not listen"
+            time.sleep(0.02)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+class Postgres:
+    """A PostgreSQL server of the tests' own."""
+
+    def __init__(self, programs: Path) -> None:
+        self.programs = programs
+        self.data = Path(tempfile.mkdtemp(prefix="postgres-"))
+        if getpass.getuser() == "root":  # PostgreSQL refuses to run as root.
+            shutil.chown(self.data, "postgres")
+        self.run("initdb", "--auth=trust", "--no-sync", "--username=postgres", "--encoding=UTF8")
+
+    def run(self, program: str, *args: str) -> str:
+        command = [str(self.programs / program), *args]
+        if program != "psql":
+            command += ["--pgdata", str(self.data)]
+        if getpass.getuser() == "root":
+            command = ["runuser", "-u", "postgres", "--", *command]
+        # A server holds on to the files that it was started with.
+        output = subprocess.DEVNULL if "start" in args else subprocess.PIPE
+        result = subprocess.run(command, cwd="/", stdout=output, stderr=output, encoding="utf-8")
+        assert result.returncode == 0, f"{command}:\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    @property
+    def url(self) -> str:
+        return f"postgres://site@127.0.0.1:{self.port}/site"
+
+    def start(self) -> None:
+        """Start on a port that is free."""
+        for _ in range(10):
+            self.port = random.randrange(10_000, 30_000)
+            self.options = f"-p {self.port} -c fsync=off -c unix_socket_directories="
+            with contextlib.suppress(AssertionError):
+                self.run("pg_ctl", "start", "--wait", "-o", self.options)
+                return
+        pytest.fail((self.data / "log").read_text(), pytrace=False)
+
+    def restart(self) -> None:
+        """Restart, as for an update: what is connected is thrown out."""
+        self.run("pg_ctl", "stop", "--wait", "--mode=fast")
+        self.run("pg_ctl", "start", "--wait", "-o", self.options)
+
+    def query(self, sql: str) -> str:
+        address = ("--host=127.0.0.1", f"--port={self.port}", "--username=postgres")
+        return self.run("psql", *address, "--no-align", "--tuples-only", "--command", sql).strip()
+
+    def connections(self) -> int:
+        """Return how many connections the site has."""
+        return int(self.query("SELECT count(*) FROM pg_stat_activity WHERE usename = 'site'"))
+
+
+@contextlib.contextmanager
+def running_postgres(role: str = "") -> Iterator[Postgres]:
+    """Run PostgreSQL for a block, with a database `site` and its owner of that name."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
+    if not versions:
+        pytest.skip("PostgreSQL is not on this machine")
+    server = Postgres(versions[-1])
+    try:
+        server.start()
+        server.query(f"CREATE ROLE site LOGIN {role}")
+        server.query("CREATE DATABASE site OWNER site")
+        yield server
+    finally:
+        with contextlib.suppress(AssertionError):
+            server.run("pg_ctl", "stop", "--wait", "--mode=immediate")
+        shutil.rmtree(server.data)
