@@ -15,11 +15,6 @@ from django.test import SimpleTestCase, override_settings
 
 COMMAND = shutil.which("redis-server")
 
-needs_redis = unittest.skipUnless(
-    COMMAND and find_spec("redis"),
-    "needs redis-server on the PATH and pip install -e '.[redis]'",
-)
-
 
 class RedisServer:
     """A Redis that keeps nothing, until `stop()`."""
@@ -71,7 +66,6 @@ class RedisServer:
         self.folder.cleanup()
 
 
-@needs_redis
 class OnRedis(SimpleTestCase):
     """Test cases whose groups live in Redis."""
 
@@ -80,6 +74,9 @@ class OnRedis(SimpleTestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
+        # Not by a decorator: this way, one line of the report tells of all.
+        if not (COMMAND and find_spec("redis")):
+            raise unittest.SkipTest("needs redis-server on the PATH and pip install -e '.[redis]'")
         super().setUpClass()
         cls.redis = RedisServer()
         cls.addClassCleanup(cls.redis.stop)
