@@ -36,6 +36,7 @@ from websocket.protocol import (
     encode_json,
     size_of,
 )
+from websocket.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import _AnyUser
@@ -94,7 +95,7 @@ class WebSocket:
         #: Messages that the view has received and sent so far.
         self.messages_in = 0
         self.messages_out = 0
-        #: What middleware put on the handshake's response; goes out with the accept.
+        #: What middleware put on the handshake's response, for the accept or the refusal.
         self.accept_headers: list[tuple[bytes, bytes]] = []
         self._id: str | None = None
         self._headers: Headers | None = None
@@ -106,10 +107,7 @@ class WebSocket:
         self._seen = 0
         self._inbox: Inbox | None = None
         # Given by the middleware while the view runs: see websocket.middleware.
-        self._deadline: asyncio.Timeout | None = None
-        self._tasks: asyncio.TaskGroup | None = None
-        self._started: set[asyncio.Task[None]] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._supervisor: Supervisor | None = None
         # Its groups; its membership in the one for users; a close that nobody waits for.
         self._outbox: Outbox | None = None
         self._listener: auth.Listener | None = None
@@ -170,8 +168,8 @@ class WebSocket:
         user: _AnyUser = self.request.user
         if self._listener is None and user.is_authenticated:
             self._listener = auth.Listener(self)
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._listen)
+            if self._supervisor is not None:
+                self._supervisor.loop.call_soon_threadsafe(self._listen)
         return user
 
     async def auser(self) -> _AnyUser:
@@ -206,7 +204,8 @@ class WebSocket:
         Raises `RuntimeError` when it was accepted before, `ValueError` for a header with a line
         break in it, `WebSocketDisconnect` when the client has left.
         """
-        encoded = [*self.accept_headers, *map(_encode_header, headers or ())]
+        encoded = [header for header in self.accept_headers if header[0] not in _OF_CONTENT]
+        encoded += map(_encode_header, headers or ())
         if self.client_state is _CONNECTING:
             await self.receive()
         await self.send({"type": SendEvent.ACCEPT, "subprotocol": subprotocol, "headers": encoded})
@@ -281,17 +280,10 @@ class WebSocket:
         Returns its task, which is cancelled and awaited when the view ends. An exception in it
         ends the view as one of the view's own would. Raises `RuntimeError` once the view ended.
         """
-        if self._tasks is None:
+        if self._supervisor is None or self._supervisor.is_over:
             coroutine.close()
             raise RuntimeError("start() works while the socket's view runs, and it does not.")
-        task = self._tasks.create_task(_until_disconnect(coroutine))
-        if self._started is None:
-            self._started = set()
-        self._started.add(task)
-        task.add_done_callback(self._started.discard)
-        # A task that is cancelled before it has begun never awaits its coroutine.
-        task.add_done_callback(lambda task: coroutine.close())
-        return task
+        return self._supervisor.start(coroutine)
 
     def close_soon(self, code: int, reason: str = "", grace: float | None = None) -> None:
         """Close the connection without waiting for it: for code that cannot, or must not.
@@ -300,8 +292,8 @@ class WebSocket:
         """
         if self.app_state is not _DISCONNECTED:
             self._closing = asyncio.create_task(self._begin_close(code, reason))
-        if self._deadline is not None and grace is not None:
-            self._deadline.reschedule(asyncio.get_running_loop().time() + grace)
+        if self._supervisor is not None and grace is not None:
+            self._supervisor.stop_in(grace)
 
     def abort(self) -> None:
         """Drop the connection without a close frame, and what is still unsent with it.
@@ -525,6 +517,11 @@ class WebSocket:
         """The server's `send`."""
         return self._send
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection is over, and there is nothing left to tell the client."""
+        return self.app_state is _DISCONNECTED and self._closing is None
+
     def lost(self) -> WebSocketDisconnect:
         """Note that a send has failed; what is left to receive, the disconnect too, still may be.
 
@@ -578,18 +575,11 @@ class WebSocket:
             )
             await self._send({"type": "websocket.http.response.body", "body": body})
 
-    def view_starts(self, tasks: asyncio.TaskGroup, deadline: asyncio.Timeout) -> None:
-        """Let `start()` use the group, and the end of the connection the deadline."""
-        self._tasks, self._deadline = tasks, deadline
-        self._loop = asyncio.get_running_loop()
+    def view_starts(self, supervisor: Supervisor) -> None:
+        """Let `start()` use the supervisor, and the end of the connection stop the view."""
+        self._supervisor = supervisor
         if self._listener is not None:
             self._listen()  # A decorator has looked at the user during the handshake.
-
-    def view_ends(self) -> None:
-        """Cancel what `start()` began."""
-        self._tasks = self._deadline = None
-        for task in tuple(self._started or ()):
-            task.cancel()
 
     async def release(self) -> None:
         """Give up what this connection holds: tasks, and memberships in groups."""
@@ -612,7 +602,7 @@ class WebSocket:
     def _leave_groups(self) -> None:
         if self._outbox is not None:
             self._outbox.stop()
-        if self._listener is not None and self._loop is not None:
+        if self._listener is not None and self._supervisor is not None:
             groups.get_hub().leave(auth.GROUP, self._listener)
 
     # The log: one line when a socket opens, one when it closes, without the query string
@@ -647,10 +637,9 @@ class WebSocket:
         if self.app_state is _CONNECTING:
             if self.client_state is not _CONNECTING:
                 raise RuntimeError("Cannot receive a message before the connection is accepted.")
-        elif self._deadline is not None and not self._deadline.expired():
+        elif self._supervisor is not None:
             # A view that reads what came before the end is at work: its grace starts anew.
-            now = asyncio.get_running_loop().time()
-            self._deadline.reschedule(now + conf.DISCONNECT_GRACE)
+            self._supervisor.stop_in(conf.DISCONNECT_GRACE)
 
     def _end(self, code: int | None, reason: str) -> None:
         """Note how the connection ended, and give the view its grace to end too."""
@@ -659,9 +648,8 @@ class WebSocket:
         if self.close_code is None:
             self.close_code = code
             self.close_reason = reason
-        if self._deadline is not None and self._deadline.when() is None:
-            now = asyncio.get_running_loop().time()
-            self._deadline.reschedule(now + conf.DISCONNECT_GRACE)
+        if self._supervisor is not None and self._supervisor.timer is None:
+            self._supervisor.stop_in(conf.DISCONNECT_GRACE)
 
     def _disconnect(self) -> WebSocketDisconnect:
         return WebSocketDisconnect(self.close_code or 1006, self.close_reason)
@@ -688,6 +676,18 @@ class WebSocket:
 
 # RFC 6455, section 7.4, and the IANA registry of close codes, less those for local use.
 _SENDABLE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
+
+
+# What middleware says of a document, or to a cache. A 101 has no content that it could be about
+# (RFC 9110, section 15.2), and uvicorn keeps a handshake's headers for as long as it is open: of
+# Django's own, 2 KiB a socket.
+_OF_CONTENT: Final = frozenset(
+    {
+        *(b"content-language", b"content-security-policy"),
+        *(b"content-security-policy-report-only", b"cross-origin-opener-policy"),
+        *(b"referrer-policy", b"vary", b"x-content-type-options", b"x-frame-options"),
+    }
+)
 
 
 def _encode_header(header: tuple[bytes | str, bytes | str]) -> tuple[bytes, bytes]:
@@ -723,14 +723,6 @@ def _decode_json(data: str | bytes) -> Any:
 
 def _dump_json(data: Any, dumps: dict[str, Any]) -> str:
     return json.dumps(data, **{"cls": DjangoJSONEncoder, **dumps}) if dumps else encode_json(data)
-
-
-async def _until_disconnect(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """A task that finds the client gone ends quietly: the view may still have messages to read."""
-    try:
-        await coroutine
-    except* WebSocketDisconnect:
-        pass
 
 
 async def _until_left(receive: Callable[[], Awaitable[Any]]) -> AsyncIterator[Any]:

@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import secrets
+import sys
 from collections.abc import Callable, Coroutine
 from io import BytesIO
 from typing import Any, Concatenate
@@ -51,6 +52,8 @@ class Handshake(ASGIRequest):
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__({**scope, "method": "GET"}, BytesIO())
         self.scope = scope
+        # Open sockets keep their requests, which share what they can: the names in them.
+        self.META = {sys.intern(name): value for name, value in self.META.items()}
         self.channel = (scope, receive, send)
         self.switching: SwitchingProtocols | None = None
 
@@ -105,6 +108,8 @@ class HandshakeHandler(BaseHandler):
         match = super().resolve_request(request)
         if not hasattr(match.func, "socket_view"):
             raise Http404(f"{request.path} is a page, and no socket.")
+        # A list for each URL pattern before this one: too much to keep while the socket is open.
+        match.tried = None
         return match
 
 
@@ -168,10 +173,13 @@ def is_origin_allowed(request: HttpRequest) -> bool:
     origin = request.META.get("HTTP_ORIGIN")
     if origin is None:
         return True
+    own = f"{request.scheme}://{request.get_host()}"
+    if origin == own:
+        return True
     asking = _parse_origin(origin)
     if asking is None:
         return False
-    if asking == _parse_origin(f"{request.scheme}://{request.get_host()}"):
+    if asking == _parse_origin(own):
         return True
     scheme, host, port = asking
     for trusted in settings.CSRF_TRUSTED_ORIGINS:

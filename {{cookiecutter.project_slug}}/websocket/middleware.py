@@ -29,6 +29,7 @@ from websocket.connection import (
 )
 from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler
 from websocket.protocol import Receive, Scope, Send
+from websocket.supervisor import Supervisor
 from websocket.threads import (
     close_idle_connections,
     enter_shared_thread,
@@ -54,10 +55,11 @@ def websockets(app: Application) -> Application:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         groups.serving = True
         if scope["type"] == "websocket":
-            # No context manager, here and below: one would cost every open socket its frame.
+            # No context manager: one would cost every open socket its coroutine.
             token = enter_shared_thread()
             try:
-                await connect(scope, receive, send)
+                if let_in := await shake_hands(scope, receive, send):
+                    await run(*let_in)
             finally:
                 leave_shared_thread(token)
         elif scope["type"] == "lifespan":
@@ -91,8 +93,10 @@ async def lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-async def connect(scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve one connection, from its handshake to its end."""
+async def shake_hands(
+    scope: Scope, receive: Receive, send: Send
+) -> tuple[WebSocket, Awaitable[HttpResponseBase | None]] | None:
+    """Return the socket and its view, to be run; or refuse the handshake, and return None."""
     if script_name := settings.FORCE_SCRIPT_NAME or scope.get("root_path"):
         set_script_prefix(script_name)
     handler = get_handler()
@@ -102,63 +106,28 @@ async def connect(scope: Scope, receive: Receive, send: Send) -> None:
         response = handler.handle(scope, receive, send)
     if not isinstance(response, SwitchingProtocols):
         await refuse(WebSocket(scope, receive, send), response)
-        return
-    socket, view = response.socket, response.view
-    # A 101 has no content, and so no length of it (RFC 9110, section 8.6).
-    socket.accept_headers = [h for h in encode_headers(response) if h[0] != b"content-length"]
-    del response  # It is not needed for as long as the socket is open.
+        return None
+    del response["Content-Length"]  # A 101 has no content (RFC 9110, section 8.6).
+    response.socket.accept_headers = encode_headers(response)
+    return response.socket, response.view
+
+
+async def run(socket: WebSocket, view: Awaitable[HttpResponseBase | None]) -> None:
+    """Run a view, and do with its connection what it left undone.
+
+    Once the connection is over, the view has WEBSOCKET_DISCONNECT_GRACE seconds to end by itself.
+    """
+    result = None
     look_after(socket)
     try:
-        await finish(socket, *await run(socket, view))
+        async with Supervisor() as supervisor:
+            socket.view_starts(supervisor)
+            result = await view
+        await finish(socket, result, supervisor.errors)
     finally:
         _open_sockets[asyncio.get_running_loop()].discard(socket)
         await socket.release()
         socket.log_closed()
-
-
-async def run(
-    socket: WebSocket, view: Awaitable[HttpResponseBase | None]
-) -> tuple[HttpResponseBase | None, list[Exception]]:
-    """Run a view and what it starts; return what it returned, and what was raised.
-
-    Once the connection is over, it has WEBSOCKET_DISCONNECT_GRACE seconds to end by itself.
-    """
-    result: HttpResponseBase | None = None
-    errors: list[Exception] = []
-    try:
-        async with asyncio.timeout(None) as deadline:
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    socket.view_starts(tasks, deadline)
-                    try:
-                        result = await result_of(view)
-                    except Exception as error:
-                        errors += leaves(error)
-                    finally:
-                        socket.view_ends()
-            except* Exception as group:
-                errors += leaves(group)
-    except TimeoutError:
-        pass  # The deadline's own: those of views and tasks are in errors.
-    return result, errors
-
-
-async def result_of(view: Awaitable[HttpResponseBase | None]) -> HttpResponseBase | None:
-    """Await a view; that what it awaited was cancelled, and it was not, is an error of its own."""
-    try:
-        return await view
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise RuntimeError("The view awaited something that was cancelled.") from error
-
-
-def leaves(error: Exception) -> list[Exception]:
-    """Return the exceptions in a group, such as an `asyncio.TaskGroup` raises; else the one."""
-    if isinstance(error, ExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in leaves(part)]
-    return [error]
 
 
 async def finish(
@@ -192,6 +161,8 @@ async def finish(
 
 async def hang_up(socket: WebSocket, code: int, reason: str = "") -> None:
     """Close a connection, by force where its client does not read."""
+    if socket.is_closed:
+        return
     try:
         async with asyncio.timeout(conf.DISCONNECT_GRACE):
             await socket.close(code, reason.encode(errors="replace")[:123].decode(errors="ignore"))

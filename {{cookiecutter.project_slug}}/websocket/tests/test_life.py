@@ -451,6 +451,44 @@ class ErrorTests(LifeTestCase):
         self.assertEqual(close["code"], 1011)
         self.assertEqual(cleaned, ["view"])
 
+    async def test_in_a_task_that_the_views_end_has_cancelled_it_is_reported_too(self):
+        async def view(socket):
+            async def fail():
+                try:
+                    await wait_for_nothing()
+                finally:
+                    await asyncio.sleep(0)
+                    raise ZeroDivisionError
+
+            await socket.accept()
+            socket.start(fail())
+            await asyncio.sleep(0)
+
+        with self.assertReported(ZeroDivisionError), serving(view):
+            _, close = await Server(CONNECT).serve()
+        self.assertEqual(close["code"], 1011)
+
+    async def test_a_view_that_a_failed_task_has_stopped_may_still_clean_up(self):
+        cleaned = []
+
+        async def view(socket):
+            async def fail():
+                raise ZeroDivisionError
+
+            await socket.accept()
+            socket.start(fail())
+            with contextlib.suppress(asyncio.CancelledError):
+                await socket.receive_text()
+            await socket.send_text("bye")
+            async with asyncio.timeout(1):
+                await asyncio.sleep(0)
+            cleaned.append("view")
+
+        with self.assertReported(ZeroDivisionError), serving(view):
+            _, message, close = await Server(CONNECT).serve()
+        self.assertEqual((message["text"], close["code"]), ("bye", 1011))
+        self.assertEqual(cleaned, ["view"])
+
     async def test_while_cleaning_up_it_is_reported_too(self):
         async def view(socket):
             await socket.accept()

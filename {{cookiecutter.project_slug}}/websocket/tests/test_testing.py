@@ -126,11 +126,14 @@ class ClientTests(SimpleTestCase):
             self.assertEqual(await asyncio.gather(*map(talk, words)), words)
 
     async def test_settings_that_middleware_has_read_may_be_overridden(self):
-        async with connect_to(echo) as client:
-            self.assertEqual(client.headers["referrer-policy"], "same-origin")
-        with override_settings(SECURE_REFERRER_POLICY="no-referrer"):
-            async with connect_to(echo) as client:
-                self.assertEqual(client.headers["referrer-policy"], "no-referrer")
+        for policy in ("origin", "no-referrer"):
+            with (
+                override_settings(SECURE_REFERRER_POLICY=policy),
+                self.assertRaises(HandshakeRefused) as caught,
+            ):
+                async with connect("/no/such/socket/"):
+                    pass
+            self.assertEqual(caught.exception.headers["referrer-policy"], policy)
 
     async def test_afterwards_requests_look_at_connections_as_before(self):
         async with connect_to(echo):
