@@ -9,7 +9,7 @@ import math
 import struct
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
 from typing import TYPE_CHECKING, Any, Final
@@ -96,7 +96,7 @@ class WebSocket:
         self.messages_in = 0
         self.messages_out = 0
         #: What middleware put on the handshake's response, for the accept or the refusal.
-        self.accept_headers: list[tuple[bytes, bytes]] = []
+        self.accept_headers: Sequence[tuple[bytes, bytes]] = ()
         self._id: str | None = None
         self._headers: Headers | None = None
         # Nothing more may be received: the view has seen the end, or has closed.
@@ -106,7 +106,7 @@ class WebSocket:
         # How much the view had received when last looked after, and what came while it did not.
         self._seen = 0
         self._inbox: Inbox | None = None
-        # Given by the middleware while the view runs: see websocket.middleware.
+        # From the view's start on.
         self._supervisor: Supervisor | None = None
         # Its groups; its membership in the one for users; a close that nobody waits for.
         self._outbox: Outbox | None = None
@@ -373,7 +373,7 @@ class WebSocket:
                 await self._send(event)
             except (OSError, RuntimeError) as error:
                 raise self.lost() from error
-            self.accept_headers = []
+            self.accept_headers = ()
             self._opened = time.monotonic()
             groups.counters["handshake 101"] += 1
             self._log("open")
@@ -583,7 +583,7 @@ class WebSocket:
 
     async def release(self) -> None:
         """Give up what this connection holds: tasks, and memberships in groups."""
-        self._leave_groups()
+        self._end(None, "")
         if self._inbox is not None:
             await self._inbox.stop()
         if self._closing is not None:
@@ -678,14 +678,18 @@ class WebSocket:
 _SENDABLE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 
 
-# What middleware says of a document, or to a cache. A 101 has no content that it could be about
-# (RFC 9110, section 15.2), and uvicorn keeps a handshake's headers for as long as it is open: of
-# Django's own, 2 KiB a socket.
+# What Django's middleware says of content. A 101 has none (RFC 9110, section 15.2), and uvicorn
+# keeps a handshake's headers for as long as the socket is open: these take 2 KiB of it.
 _OF_CONTENT: Final = frozenset(
     {
-        *(b"content-language", b"content-security-policy"),
-        *(b"content-security-policy-report-only", b"cross-origin-opener-policy"),
-        *(b"referrer-policy", b"vary", b"x-content-type-options", b"x-frame-options"),
+        b"content-language",
+        b"content-security-policy",
+        b"content-security-policy-report-only",
+        b"cross-origin-opener-policy",
+        b"referrer-policy",
+        b"vary",
+        b"x-content-type-options",
+        b"x-frame-options",
     }
 )
 

@@ -7,7 +7,6 @@ import functools
 import inspect
 import logging
 import secrets
-import sys
 from collections.abc import Callable, Coroutine
 from io import BytesIO
 from typing import Any, Concatenate
@@ -46,14 +45,19 @@ _SCHEMES = {"ws": "http", "wss": "https"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+# Returns the string that it got first. Not sys.intern: CPython 3.12 kept what it got for ever, and
+# clients choose the names of headers.
+share = functools.lru_cache(maxsize=128)(str)
+
+
 class Handshake(ASGIRequest):
     """The GET request with which a client asks for a WebSocket (RFC 6455, section 4.1)."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__({**scope, "method": "GET"}, BytesIO())
         self.scope = scope
-        # Open sockets keep their requests, which share what they can: the names in them.
-        self.META = {sys.intern(name): value for name, value in self.META.items()}
+        # Open sockets keep their requests: let them share what is the same in most.
+        self.META = {share(name): value for name, value in self.META.items()}
         self.channel = (scope, receive, send)
         self.switching: SwitchingProtocols | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any
 from urllib.parse import quote
@@ -33,7 +33,6 @@ from websocket.supervisor import Supervisor
 from websocket.threads import (
     close_idle_connections,
     enter_shared_thread,
-    leave_shared_thread,
 )
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -55,13 +54,7 @@ def websockets(app: Application) -> Application:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         groups.serving = True
         if scope["type"] == "websocket":
-            # No context manager: one would cost every open socket its coroutine.
-            token = enter_shared_thread()
-            try:
-                if let_in := await shake_hands(scope, receive, send):
-                    await run(*let_in)
-            finally:
-                leave_shared_thread(token)
+            await (await shake_hands(scope, receive, send))
         elif scope["type"] == "lifespan":
             await lifespan(receive, send)
         else:
@@ -93,10 +86,12 @@ async def lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-async def shake_hands(
-    scope: Scope, receive: Receive, send: Send
-) -> tuple[WebSocket, Awaitable[HttpResponseBase | None]] | None:
-    """Return the socket and its view, to be run; or refuse the handshake, and return None."""
+async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    """Handle a handshake, and return what is left to do: to run the view, or to refuse.
+
+    (Left to the caller, so that no open socket keeps this coroutine and what is in it.)
+    """
+    enter_shared_thread()
     if script_name := settings.FORCE_SCRIPT_NAME or scope.get("root_path"):
         set_script_prefix(script_name)
     handler = get_handler()
@@ -105,11 +100,10 @@ async def shake_hands(
     else:
         response = handler.handle(scope, receive, send)
     if not isinstance(response, SwitchingProtocols):
-        await refuse(WebSocket(scope, receive, send), response)
-        return None
+        return refuse(WebSocket(scope, receive, send), response)
     del response["Content-Length"]  # A 101 has no content (RFC 9110, section 8.6).
     response.socket.accept_headers = encode_headers(response)
-    return response.socket, response.view
+    return run(response.socket, response.view)
 
 
 async def run(socket: WebSocket, view: Awaitable[HttpResponseBase | None]) -> None:
@@ -124,6 +118,7 @@ async def run(socket: WebSocket, view: Awaitable[HttpResponseBase | None]) -> No
             socket.view_starts(supervisor)
             result = await view
         await finish(socket, result, supervisor.errors)
+        supervisor.errors = ()  # Their tracebacks have this frame, and so themselves, in them.
     finally:
         _open_sockets[asyncio.get_running_loop()].discard(socket)
         await socket.release()
@@ -131,7 +126,7 @@ async def run(socket: WebSocket, view: Awaitable[HttpResponseBase | None]) -> No
 
 
 async def finish(
-    socket: WebSocket, result: HttpResponseBase | None, errors: list[Exception]
+    socket: WebSocket, result: HttpResponseBase | None, errors: Sequence[Exception]
 ) -> None:
     """Do with the connection what a view left undone, and report what went wrong."""
     for error in errors:

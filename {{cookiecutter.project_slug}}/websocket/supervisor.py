@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from websocket.protocol import WebSocketDisconnect
@@ -12,46 +13,67 @@ from websocket.protocol import WebSocketDisconnect
 class Supervisor:
     """A context manager for a view: stops it in time, and what it started when it ends.
 
-    Exceptions are kept in `errors`, and not raised. `asyncio.timeout()` and `asyncio.TaskGroup`
-    would do most of this, but every open socket would keep theirs: 1 KiB more of 25.
+    Exceptions of both are kept in `errors`, and not raised. `asyncio.timeout()` and
+    `asyncio.TaskGroup` would do most of this, but every open socket would keep theirs, and what
+    nests them: 1 KiB more of 25.
     """
 
-    __slots__ = ("errors", "is_over", "is_stopping", "loop", "started", "task", "timer")
+    __slots__ = (
+        "base_error",
+        "cancelling",
+        "cancels",
+        "errors",
+        "is_over",
+        "loop",
+        "started",
+        "task",
+        "timer",
+    )
 
     def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task: asyncio.Task[Any] = task
         self.loop = asyncio.get_running_loop()
-        self.task: asyncio.Task[Any] | None = asyncio.current_task()
+        # How often the task was asked to cancel before, and from here.
+        self.cancelling = task.cancelling()
+        self.cancels = 0
+        #: Whether the view has ended.
+        self.is_over = False
+        #: What was raised in the view, and in what it started.
+        self.errors: Sequence[Exception] = ()
+        self.base_error: BaseException | None = None
+        # None until they are needed, for most sockets never need them.
         self.started: set[asyncio.Task[None]] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        #: Whether the view was cancelled from here, and whether it has ended.
-        self.is_stopping = self.is_over = False
-        #: What was raised in the view, and in what it started.
-        self.errors: list[Exception] = []
 
     async def __aenter__(self) -> Supervisor:
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
-        assert self.task is not None
         self.is_over = True
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.is_stopping:
-            self.task.uncancel()
-        if isinstance(error, asyncio.CancelledError) and not self.task.cancelling():
-            if not self.is_stopping:
-                cancelled = RuntimeError("The view awaited something that was cancelled.")
-                cancelled.__cause__ = error
-                self.errors.append(cancelled)
-            error = None
-        elif isinstance(error, Exception):
-            self.errors += leaves(error)
-            error = None
-        if self.started:
+        if isinstance(error, Exception):
+            self.errors = [*self.errors, *leaves(error)]
+        elif not isinstance(error, asyncio.CancelledError):
+            self.base_error = error or self.base_error
+        while self.started:
             for task in self.started:
                 task.cancel()
-            await asyncio.wait(self.started)
-        return error is None
+            # Who cancels this, the timer or the server, cancels those who are still at it again.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait(self.started)
+        if self.timer is not None:
+            self.timer.cancel()
+        for _ in range(self.cancels):
+            self.task.uncancel()
+        if self.base_error is not None:
+            raise self.base_error
+        if self.task.cancelling() > self.cancelling and not self.errors:
+            raise asyncio.CancelledError  # The server's; but errors have to be reported first.
+        if isinstance(error, asyncio.CancelledError) and not (self.cancels or self.errors):
+            self.errors = [RuntimeError("The view awaited something that was cancelled.")]
+            self.errors[0].__cause__ = error
+        return True
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
         """Run a coroutine beside the view; an exception in it stops the view."""
@@ -68,20 +90,23 @@ class Supervisor:
             self.started.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
-            self.errors += leaves(error)
+            self.errors = [*self.errors, *leaves(error)]
+        elif error is not None:
+            self.base_error = error
+        if error is not None and not (self.cancels or self.is_over):
             self.stop()
 
     def stop(self) -> None:
-        """Cancel the view, once."""
-        if self.task is not None and not (self.is_stopping or self.is_over):
-            self.is_stopping = True
+        """Cancel the view or, where it has ended, what it started."""
+        if self.started or not self.is_over:
+            self.cancels += 1
             self.task.cancel()
 
     def stop_in(self, seconds: float) -> None:
-        """Stop the view so many seconds from now, and not when an earlier call said."""
+        """Stop so many seconds from now; this takes the place of an earlier call."""
         if self.timer is not None:
             self.timer.cancel()
-        if not self.is_over:
+        if self.started or not self.is_over:
             self.timer = self.loop.call_later(seconds, self.stop)
 
 

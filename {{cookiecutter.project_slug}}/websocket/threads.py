@@ -13,7 +13,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import Token
 from functools import cache
 from typing import Any, ParamSpec, TypeVar
 
@@ -58,20 +57,13 @@ def get_contexts() -> tuple[list[DatabaseThread], Iterator[ThreadSensitiveContex
     return threads, itertools.cycle(contexts)
 
 
-def enter_shared_thread() -> Token[ThreadSensitiveContext] | None:
-    """Have the sync code of this task run in one of the shared threads, until it is left.
+def enter_shared_thread() -> None:
+    """Have the sync code of this task, from here on, run in one of the shared threads.
 
     Where sync code waits for this task further up, as in Django's tests, its thread is used.
     """
-    if SyncToAsync.thread_sensitive_context.get(None) is not None:
-        return None
-    return SyncToAsync.thread_sensitive_context.set(next(get_contexts()[1]))
-
-
-def leave_shared_thread(token: Token[ThreadSensitiveContext] | None) -> None:
-    """Undo what `enter_shared_thread` did."""
-    if token is not None:
-        SyncToAsync.thread_sensitive_context.reset(token)
+    if SyncToAsync.thread_sensitive_context.get(None) is None:
+        SyncToAsync.thread_sensitive_context.set(next(get_contexts()[1]))
 
 
 def close_idle_connections() -> bool:

@@ -489,6 +489,23 @@ class ErrorTests(LifeTestCase):
         self.assertEqual((message["text"], close["code"]), ("bye", 1011))
         self.assertEqual(cleaned, ["view"])
 
+    async def test_a_view_that_a_failed_task_could_not_stop_is_cancelled_when_its_client_leaves(
+        self,
+    ):
+        async def view(socket):
+            async def fail():
+                raise ZeroDivisionError
+
+            await socket.accept()
+            socket.start(fail())
+            try:
+                await wait_for_nothing()
+            finally:
+                await wait_for_nothing()
+
+        with self.assertReported(ZeroDivisionError), serving(view):
+            await Server(CONNECT, left()).serve()
+
     async def test_while_cleaning_up_it_is_reported_too(self):
         async def view(socket):
             await socket.accept()
@@ -685,6 +702,41 @@ class StartTests(LifeTestCase):
                 self.assertEqual(await client.wait_closed(), 1000)
         self.assertEqual(caught, [])  # None says that wait_for_nothing() was never awaited.
 
+    async def test_a_task_that_goes_on_is_cancelled_again_when_its_client_leaves(self):
+        cancelled = []
+
+        async def view(socket):
+            async def go_on():
+                for _ in range(2):
+                    try:
+                        await wait_for_nothing()
+                    except asyncio.CancelledError:
+                        cancelled.append("task")
+
+            await socket.accept()
+            socket.start(go_on())
+            await asyncio.sleep(0)
+            await socket.receive_text()
+
+        with serving(view):
+            await Server(CONNECT, left()).serve()
+        self.assertEqual(cancelled, ["task", "task"])
+
+    async def test_what_is_no_exception_leaves_a_task_as_it_leaves_a_view(self):
+        class Outcome(BaseException):
+            pass
+
+        async def view(socket):
+            async def fail():
+                raise Outcome
+
+            await socket.accept()
+            socket.start(fail())
+            await socket.receive_text()
+
+        with serving(view), self.assertRaises(Outcome):
+            await Server(CONNECT).serve()
+
     async def test_nothing_is_started_after_the_view(self):
         sockets = []
 
@@ -738,6 +790,52 @@ class ServerTests(LifeTestCase):
                 await connection
         self.assertEqual(cleaned, ["view"])
         self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
+
+    async def test_a_server_may_cancel_a_connection_whose_tasks_clean_up(self):
+        cleaned = []
+        cleaning = asyncio.Event()
+
+        async def view(socket):
+            async def clean_up():
+                try:
+                    await wait_for_nothing()
+                finally:
+                    try:
+                        cleaning.set()
+                        await wait_for_nothing()
+                    finally:
+                        await asyncio.sleep(0)
+                        cleaned.append("task")
+
+            await socket.accept()
+            socket.start(clean_up())
+            await asyncio.sleep(0)
+
+        server = Server(CONNECT)
+        with serving(view):
+            connection = asyncio.create_task(server.serve())
+            await cleaning.wait()
+            connection.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await connection
+        self.assertEqual(cleaned, ["task"])
+        self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
+
+    async def test_what_goes_wrong_when_a_server_cancels_is_reported(self):
+        async def view(socket):
+            await socket.accept()
+            try:
+                await wait_for_nothing()
+            finally:
+                raise ZeroDivisionError
+
+        server = Server(CONNECT)
+        with serving(view), self.assertLogs("django.request", "ERROR"):
+            connection = asyncio.create_task(server.serve())
+            await until(server.drained.is_set)
+            connection.cancel()
+            await asyncio.wait([connection])
+        self.assertEqual(server.sent[-1]["code"], 1011)
 
     async def test_nothing_is_left_of_a_connection(self):
         async def view(socket):

@@ -15,7 +15,6 @@ from websocket.threads import (
     close_idle_connections,
     enter_shared_thread,
     get_contexts,
-    leave_shared_thread,
 )
 
 
@@ -105,15 +104,12 @@ class SharedThreadsTests(SimpleTestCase):
     def test_a_context_that_is_there_is_kept(self):
         async def main():
             async with ThreadSensitiveContext() as context:
-                self.assertIsNone(enter_shared_thread())
-                leave_shared_thread(None)
+                enter_shared_thread()
                 self.assertIs(SyncToAsync.thread_sensitive_context.get(), context)
-            token = enter_shared_thread()
+            enter_shared_thread()
             first = SyncToAsync.thread_sensitive_context.get()
-            self.assertIsNone(enter_shared_thread())
+            enter_shared_thread()
             self.assertIs(SyncToAsync.thread_sensitive_context.get(), first)
-            leave_shared_thread(token)
-            self.assertIsNone(SyncToAsync.thread_sensitive_context.get(None))
 
         asyncio.run(main())
 
