@@ -97,6 +97,7 @@ websocket/outbox.py
 websocket/protocol.py
 websocket/redis_hub.py
 websocket/static/websocket/client.js
+websocket/supervisor.py
 websocket/templates/websocket/console.html
 websocket/testing.py
 websocket/tests/__init__.py
