@@ -22,6 +22,9 @@ logger = logging.getLogger("django.websocket")
 # Looked up once: every delivery compares with it.
 _CONNECTED = State.CONNECTED
 
+# What next() returns where `send` has finished: quicker than to catch its StopIteration.
+_SENT = object()
+
 
 class Outbox:
     """A socket as a member of groups, and the messages that its client is too slow to take.
@@ -76,11 +79,12 @@ class Outbox:
             return
         sending = self.send_to_server(message.event).__await__()
         try:
-            future = next(sending)
-        except StopIteration:
-            self.socket.messages_out += 1
+            future = next(sending, _SENT)
         except (OSError, RuntimeError):
             self.socket.lost()
+            return
+        if future is _SENT:
+            self.socket.messages_out += 1
         else:
             # In a context of its own, which keeps nothing of the publisher's alive.
             rest = self.send(_resume(sending, future))
