@@ -250,8 +250,9 @@ def draw(document: dict[str, Any], names: list[str], path: Path) -> None:
         for panel in panels.flat[len(names) :]:
             panel.set_axis_off()
         figure.tight_layout(h_pad=1.5)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(path.with_suffix(".png"), dpi=160)
+        # What is wider than its panel is not cut off.
+        figure.savefig(path.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(path.with_suffix(".png"), bbox_inches="tight", dpi=160)
         pyplot.close(figure)
 
 
