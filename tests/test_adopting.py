@@ -73,6 +73,7 @@ def test_a_plain_project_with_four_lines_changed_passes_the_apps_own_tests(
     # All that it has to say is that Django's runserver, which is still there, has no sockets.
     assert "identified 1 issue " in found
     assert "websocket.W006" in found
+    assert "uvicorn mysite.asgi:application --reload" in found
     tests = mysite.run("manage.py", "test", "websocket", "--parallel", str(os.cpu_count()))
     assert re.search(r"^Ran \d\d+ tests", tests.stderr, re.MULTILINE)
     server = MySite(mysite, (), {})

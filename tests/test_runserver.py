@@ -70,6 +70,15 @@ def test_it_waits_for_the_mistake_to_be_corrected(workshop: Project) -> None:
             assert response.status == 200
 
 
+def test_without_reload_a_failing_check_stops_it(workshop: Project) -> None:
+    settings = workshop.path / "project" / "settings.py"
+    settings.write_text(settings.read_text() + '\nWEBSOCKET_SLOW_CLIENT = "ignore"\n')
+    result = workshop.run("manage.py", "runserver", "--noreload", "0", check=False)
+    assert result.returncode == 1
+    assert "websocket.E002" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_port_that_is_taken_is_a_sentence_and_no_traceback(workshop: Project) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -147,7 +147,9 @@ def test_two_hundred_clients_are_served_at_once(server: Server) -> None:
     assert asyncio.run(talk_all()) == [f"client {number}" for number in range(200)]
 
 
-@pytest.mark.parametrize("path", ["/nowhere/", "/ws/nowhere/", "/admin/", "/"])
+@pytest.mark.parametrize(
+    "path", ["/nowhere/", "/ws/nowhere/", "/static/users/site.css", "/admin/", "/"]
+)
 def test_a_path_without_a_socket_refuses_the_handshake_with_404(server: Server, path: str) -> None:
     with pytest.raises(InvalidStatus) as refused, connect(server.ws + path):
         pass

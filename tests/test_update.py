@@ -21,9 +21,9 @@ def commit() -> Callable[[Path, str], None]:
     return commit
 
 
-def test_an_update_brings_the_templates_changes_and_keeps_the_projects_own(
-    template: Path, tmp_path: Path, commit: Callable[[Path, str], None]
-) -> None:
+@pytest.fixture
+def cruft(tmp_path: Path) -> Callable[..., int]:
+    """A function that runs cruft, and returns what it exits with."""
     # cruft copies what the user's configuration says; a home of its own has none.
     home = tmp_path / "home"
     home.mkdir()
@@ -33,10 +33,32 @@ def test_an_update_brings_the_templates_changes_and_keeps_the_projects_own(
         command = (sys.executable, "-m", "cruft", *args)
         return run(*command, check=check, cwd=cwd, env=env).returncode
 
+    return cruft
+
+
+@pytest.fixture
+def source(template: Path, tmp_path: Path, commit: Callable[[Path, str], None]) -> Path:
+    """The template as a git repository, to be changed."""
     source = Path(shutil.copytree(template, tmp_path / "source"))
     run("git", "init", "--quiet", "--initial-branch=main", cwd=source)
     commit(source, "The template, as it was")
+    return source
 
+
+def test_a_project_that_cookiecutter_made_learns_later_where_it_comes_from(
+    source: Path, render: Callable[..., Path], cruft: Callable[..., int]
+) -> None:
+    project = render()
+    cruft("link", source, "--no-input", "--checkout", "main", cwd=project)
+    cruft("check", cwd=project)
+
+
+def test_an_update_brings_the_templates_changes_and_keeps_the_projects_own(
+    source: Path,
+    tmp_path: Path,
+    commit: Callable[[Path, str], None],
+    cruft: Callable[..., int],
+) -> None:
     cruft("create", source, "--no-input", "--checkout", "main")
     project = tmp_path / "my_project"
     assert json.loads((project / ".cruft.json").read_text())["template"] == str(source)

@@ -95,6 +95,8 @@ if DATABASE["ENGINE"] == "django.db.backends.postgresql":
     # got 257 pages a second; with a connection for each request, 171. All wait where 16 are in use.
     DATABASE.setdefault("OPTIONS", {})["pool"] = {"min_size": 1, "max_size": 16}
 elif DATABASE["ENGINE"] == "django.db.backends.sqlite3":
+    # To open the file anew for each request takes longer than most queries, and nobody else waits
+    # for a connection.
     DATABASE["CONN_MAX_AGE"] = 60
 DATABASES = {"default": DATABASE}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

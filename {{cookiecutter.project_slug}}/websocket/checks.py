@@ -63,10 +63,12 @@ def check_runserver(**kwargs: Any) -> list[CheckMessage]:
     """Check that the command for development serves sockets too: Django's own does not."""
     if not settings.DEBUG or not get_commands()["runserver"].startswith("django."):
         return []
+    path = getattr(settings, "ASGI_APPLICATION", None) or "project.asgi.application"
+    module, _, name = path.rpartition(".")
     return [
         Warning(
             "`manage.py runserver` is Django's own, which serves no sockets.",
-            hint="Run `uvicorn project.asgi:application --reload` in its place.",
+            hint=f"Run `uvicorn {module}:{name} --reload` in its place.",
             id="websocket.W006",
         )
     ]
@@ -122,7 +124,7 @@ def check_groups(**kwargs: Any) -> list[CheckMessage]:
         messages.append(
             Error(
                 "WEBSOCKET_REDIS_URL is set, but the package redis is not installed.",
-                hint="pip install -e '.[redis]'",
+                hint="Install it: pip install redis",
                 id="websocket.E003",
             )
         )
@@ -138,7 +140,7 @@ def check_processes(**kwargs: Any) -> list[CheckMessage]:
         Info(
             "WEBSOCKET_REDIS_URL is empty: groups live in the memory of one process. What other "
             "processes publish (workers, commands, a second server) does not reach its sockets.",
-            hint="Set REDIS_URL where there is more than one.",
+            hint="Set it where there is more than one: here, by REDIS_URL in the environment.",
             id="websocket.I001",
         )
     ]

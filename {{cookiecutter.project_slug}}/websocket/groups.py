@@ -221,10 +221,11 @@ class Hub:
     def deliver(self, group: str, message: Message, exclude: str | None) -> None:
         """Hand a message to the members of a group; none can make the others wait."""
         members = tuple(self.members.get(group, ()))
+        if exclude is not None:
+            members = tuple(member for member in members if member.id != exclude)
         counters["deliveries"] += len(members)
         for member in members:
-            if exclude is None or member.id != exclude:
-                member.push(message)
+            member.push(message)
 
     def deliver_soon(self, group: str, message: Message, exclude: str | None) -> None:
         """Deliver a message after those that wait; from any thread."""

@@ -220,8 +220,10 @@ class Delivery:
                 await client.receive()
             await one.send_text("from one")  # The view excludes the sender.
             self.assertEqual(await two.receive(), "from one")
+            before = groups.counters["deliveries"]
             await two.send_text("from two")
             self.assertEqual(await one.receive(), "from two")
+            self.assertEqual(groups.counters["deliveries"], before + 1)
 
     async def test_who_left_does_not_get_it(self: Any) -> None:
         async with connect("/room/a/") as leaver, connect("/room/a/") as other:

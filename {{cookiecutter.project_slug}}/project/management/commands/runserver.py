@@ -66,6 +66,9 @@ def serve(
     try:
         command.begin(url, skip_checks)
     except CommandError as error:
+        if not config.should_reload:
+            raise
+        # The next change of the code may mend it.
         command.stderr.write(str(error))
         return
     uvicorn.Server(config).run(sockets)
