@@ -75,6 +75,11 @@ class Supervisor:
             self.errors[0].__cause__ = error
         return True
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the view has ended, and what it started too."""
+        return self.is_over and not self.started
+
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
         """Run a coroutine beside the view; an exception in it stops the view."""
         task = self.loop.create_task(_until_disconnect(coroutine))
@@ -98,7 +103,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Cancel the view or, where it has ended, what it started."""
-        if self.started or not self.is_over:
+        if not self.has_ended:
             self.cancels += 1
             self.task.cancel()
 
@@ -106,7 +111,7 @@ class Supervisor:
         """Stop so many seconds from now; this takes the place of an earlier call."""
         if self.timer is not None:
             self.timer.cancel()
-        if self.started or not self.is_over:
+        if not self.has_ended:
             self.timer = self.loop.call_later(seconds, self.stop)
 
 

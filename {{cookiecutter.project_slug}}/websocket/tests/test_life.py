@@ -30,6 +30,10 @@ async def wait_for_nothing():
     await asyncio.Event().wait()
 
 
+async def fail():
+    raise ZeroDivisionError
+
+
 class LifeTestCase(SimpleTestCase):
     """What happens after a second, and after another two, happens at once here."""
 
@@ -436,9 +440,6 @@ class ErrorTests(LifeTestCase):
         cleaned = []
 
         async def view(socket):
-            async def fail():
-                raise ZeroDivisionError
-
             await socket.accept()
             socket.start(fail())
             try:
@@ -472,9 +473,6 @@ class ErrorTests(LifeTestCase):
         cleaned = []
 
         async def view(socket):
-            async def fail():
-                raise ZeroDivisionError
-
             await socket.accept()
             socket.start(fail())
             with contextlib.suppress(asyncio.CancelledError):
@@ -493,9 +491,6 @@ class ErrorTests(LifeTestCase):
         self,
     ):
         async def view(socket):
-            async def fail():
-                raise ZeroDivisionError
-
             await socket.accept()
             socket.start(fail())
             try:
@@ -568,9 +563,6 @@ class ErrorTests(LifeTestCase):
 
     async def test_several_errors_are_all_reported(self):
         async def view(socket):
-            async def fail():
-                raise ZeroDivisionError
-
             await socket.accept()
             socket.start(fail())
             try:
