@@ -88,6 +88,7 @@ websocket/auth.py
 websocket/checks.py
 websocket/conf.py
 websocket/connection.py
+websocket/console.py
 websocket/groups.py
 websocket/handshake.py
 websocket/inbox.py

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import logging
-import secrets
 from collections.abc import Callable, Coroutine
 from io import BytesIO
 from typing import Any, Concatenate
@@ -25,12 +23,12 @@ from django.http import (
     HttpResponseForbidden,
 )
 from django.http.response import HttpResponseBase
-from django.shortcuts import render
 from django.urls import ResolverMatch, set_urlconf
 from django.utils.http import is_same_domain
 from django.utils.log import log_response
 
 from websocket.connection import WebSocket
+from websocket.console import answer_plain_request
 from websocket.protocol import Receive, Scope, Send
 
 logger = logging.getLogger("django.websocket")
@@ -139,7 +137,7 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
     @functools.wraps(view)
     def handshake(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not isinstance(request, Handshake):
-            return upgrade_required(request, view)
+            return answer_plain_request(request, view)
         if not getattr(view, "origin_exempt", False) and not is_origin_allowed(request):
             return forbid_origin(request)
         socket = WebSocket(*request.channel)
@@ -217,40 +215,5 @@ def forbid_origin(request: HttpRequest) -> HttpResponse:
         response=response,
         request=request,
         logger=logging.getLogger("django.security.csrf"),
-    )
-    return response
-
-
-# A plain request to a socket's URL
-
-
-def upgrade_required(request: HttpRequest, view: SocketView) -> HttpResponse:
-    """Answer 426 (RFC 9110, section 15.5.22); where DEBUG is on, a browser gets the console."""
-    is_browser = "text/html" in request.META.get("HTTP_ACCEPT", "")
-    if not (settings.DEBUG and request.method == "GET" and is_browser):
-        if request.META.get("HTTP_UPGRADE", "").lower() == "websocket":
-            logger.warning(
-                "A handshake came as a plain request: this server speaks no WebSockets. "
-                "Serve the ASGI application with uvicorn[standard]: %s",
-                request.path,
-            )
-        response = HttpResponse("This URL is a WebSocket's.", content_type="text/plain", status=426)
-        response["Upgrade"] = "websocket"
-        return response
-    named = getattr(view, "view_class", view)  # What as_view() of a class leaves on its view.
-    nonce = secrets.token_urlsafe(16)
-    match = request.resolver_match
-    context = {
-        "docstring": inspect.cleandoc(view.__doc__ or ""),
-        "nonce": nonce,
-        "route": match.route if match else "",
-        "user": getattr(request, "user", None),
-        "view": f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}",
-    }
-    response = render(request, "websocket/console.html", context)
-    response["Cache-Control"] = "no-store, private"
-    response["Content-Security-Policy"] = (
-        f"default-src 'none'; base-uri 'none'; connect-src 'self'; form-action 'none'; "
-        f"img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
     )
     return response

@@ -1,0 +1,52 @@
+"""The answer to a plain request for a socket's URL: 426, or a page to try the socket on."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+logger = logging.getLogger("django.websocket")
+
+
+def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> HttpResponse:
+    """Return 426 (RFC 9110, section 15.5.22); to a browser, with DEBUG on, the console."""
+    accepts_html = "text/html" in request.META.get("HTTP_ACCEPT", "")
+    if settings.DEBUG and request.method == "GET" and accepts_html:
+        return render_console(request, view)
+    if request.META.get("HTTP_UPGRADE", "").lower() == "websocket":
+        logger.warning(
+            "A handshake came as a plain request: this server speaks no WebSockets. "
+            "Serve the ASGI application with uvicorn[standard]: %s",
+            request.path,
+        )
+    response = HttpResponse("This URL is a WebSocket's.", content_type="text/plain", status=426)
+    response["Upgrade"] = "websocket"
+    return response
+
+
+def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpResponse:
+    """Return the page on which a developer connects to the view, types and sees the frames."""
+    named = getattr(view, "view_class", view)  # as_view() leaves the class on its function.
+    nonce = secrets.token_urlsafe(16)
+    match = request.resolver_match
+    context = {
+        "docstring": inspect.cleandoc(view.__doc__ or ""),
+        "nonce": nonce,
+        "route": match.route if match else "",
+        "user": getattr(request, "user", None),
+        "view": f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}",
+    }
+    response = render(request, "websocket/console.html", context)
+    response["Cache-Control"] = "no-store, private"
+    response["Content-Security-Policy"] = (
+        f"default-src 'none'; base-uri 'none'; connect-src 'self'; form-action 'none'; "
+        f"img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
+    )
+    return response
