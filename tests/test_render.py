@@ -92,6 +92,7 @@ websocket/console.py
 websocket/groups.py
 websocket/handshake.py
 websocket/inbox.py
+websocket/internals.py
 websocket/metrics.py
 websocket/middleware.py
 websocket/outbox.py
@@ -110,6 +111,7 @@ websocket/tests/test_group_checks.py
 websocket/tests/test_groups.py
 websocket/tests/test_handshake.py
 websocket/tests/test_inbox.py
+websocket/tests/test_internals.py
 websocket/tests/test_life.py
 websocket/tests/test_outbox.py
 websocket/tests/test_protocol.py

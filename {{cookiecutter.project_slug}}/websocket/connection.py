@@ -6,19 +6,17 @@ import asyncio
 import json
 import logging
 import math
-import struct
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from socket import SO_LINGER, SOL_SOCKET
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest
 
-from websocket import auth, conf, groups
+from websocket import auth, conf, groups, internals
 from websocket.inbox import Inbox
 from websocket.outbox import Outbox
 from websocket.protocol import (
@@ -302,16 +300,11 @@ class WebSocket:
         has the connection's `transport`, and does nothing elsewhere.
         """
         transport = self._transport()
-        if transport is None:
-            return
-        if server_socket := transport.get_extra_info("socket"):
-            # Else the system still tries, for minutes, to send what is in its own buffer.
-            with suppress(OSError):
-                server_socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
+        if transport is not None:
+            internals.abort(transport)
 
-    def _transport(self) -> Any:
-        return getattr(getattr(self._send, "__self__", None), "transport", None)
+    def _transport(self) -> asyncio.Transport | None:
+        return internals.transport_of(self._send)
 
     # Events: every change of state that the application makes or sees is in these two
 
@@ -589,7 +582,7 @@ class WebSocket:
         if self._closing is not None:
             self._closing.cancel()
         transport = self._transport()
-        if transport and transport.get_write_buffer_size():
+        if transport and internals.unsent(transport):
             # A server waits for ever for a client that does not read its last messages; one that
             # stops (1012) cannot.
             linger = conf.DISCONNECT_GRACE if self.close_code == 1012 else LINGER

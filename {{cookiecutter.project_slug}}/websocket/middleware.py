@@ -19,7 +19,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
-from websocket import conf, groups
+from websocket import conf, groups, internals
 from websocket.connection import (
     InvalidMessage,
     State,
@@ -49,7 +49,7 @@ def websockets(app: Application) -> Application:
     mistake in settings stops the server from starting, and not the first visitor.
     """
     get_handler()
-    logging.getLogger("uvicorn.error").addFilter(excuse_bad_text)
+    logging.getLogger("uvicorn.error").addFilter(internals.excuse_bad_text)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         groups.serving = True
@@ -62,17 +62,6 @@ def websockets(app: Application) -> Application:
 
     application.serves_websockets = True  # type: ignore[attr-defined]  # For websocket.checks.
     return application
-
-
-def excuse_bad_text(record: logging.LogRecord) -> bool:
-    """Log what uvicorn takes for an error of its own, a client's invalid UTF-8, as news.
-
-    The client is told with 1007; a traceback would let anybody fill the log.
-    """
-    if record.msg == "Invalid UTF-8 sequence received from client.":
-        record.exc_info = None
-        record.levelno, record.levelname = logging.INFO, "INFO"
-    return True
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
