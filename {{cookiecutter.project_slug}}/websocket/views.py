@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 from django.http.response import HttpResponseBase
 from django.views import View
 
-from websocket.connection import WebSocket
+from websocket.connection import State, WebSocket
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,7 +33,7 @@ def origin_exempt(view: Callable[P, R]) -> Callable[P, R]:
 class WebSocketView(View):
     """A socket view as a class: override `connect`, `receive` and `disconnect`.
 
-    There is one instance for each connection, with `socket`, `request` (the handshake), `args`
+    Each connection has an instance of its own, with `socket`, `request` (the handshake), `args`
     and `kwargs`. Django's mixins for access, such as `LoginRequiredMixin`, work on it.
     """
 
@@ -49,16 +49,17 @@ class WebSocketView(View):
     async def dispatch(  # type: ignore[override]
         self, request: Any, *args: Any, **kwargs: Any
     ) -> HttpResponseBase | None:
-        """Connect, receive until the client leaves, disconnect; return a response that refuses."""
-        refusal = await self.connect(*args, **kwargs)
-        if refusal is not None:
-            return refusal
+        """Call `connect`, `receive` for each message, then `disconnect`."""
         try:
-            async for message in self.socket:
-                await self.receive(message)
+            refusal = await self.connect(*args, **kwargs)
+            if refusal is None:
+                async for message in self.socket:
+                    await self.receive(message)
+            return refusal
         finally:
-            await self.disconnect(self.socket.close_code or 1006)
-        return None
+            # Not after a refusal: then there is nothing to clean up.
+            if self.socket.app_state is not State.CONNECTING:
+                await self.disconnect(self.socket.close_code or 1006)
 
     async def connect(self, *args: Any, **kwargs: Any) -> HttpResponseBase | None:
         """Accept the socket, or return an `HttpResponse` to refuse it.
@@ -72,4 +73,8 @@ class WebSocketView(View):
         """Handle one message: str for text, bytes for binary."""
 
     async def disconnect(self, code: int) -> None:
-        """Clean up after a connection that `connect` did not refuse, with its close code."""
+        """Clean up after the connection; called with its close code, however it ended.
+
+        It is not called if `connect` refused the handshake. It is called if `connect` failed after
+        the accept, or if the client left meanwhile: `connect` may then not have run to its end.
+        """

@@ -1,15 +1,19 @@
+import asyncio
 import functools
+from contextlib import suppress
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.test import SimpleTestCase, TestCase, override_settings
 from django.utils.decorators import method_decorator
 
+from websocket.connection import WebSocketDisconnect
 from websocket.testing import HandshakeRefused, connect
-from websocket.tests.wire import connect_to, serving
+from websocket.tests.wire import CONNECT, GoneServer, Server, connect_to, left, serving
 from websocket.urls import websocket
 from websocket.views import WebSocketView, origin_exempt
 
@@ -99,6 +103,56 @@ class WebSocketViewTests(SimpleTestCase):
                 pass
         self.assertEqual((caught.exception.status_code, caught.exception.content), (503, b"Full."))
         self.assertEqual(Recorder.seen, [])  # What never connected does not disconnect.
+
+    async def test_it_does_not_disconnect_if_connecting_failed_before_the_accept(self):
+        class Private(Recorder):
+            async def connect(self, *args, **kwargs):
+                raise PermissionDenied
+
+        with self.assertRaises(HandshakeRefused) as caught:
+            async with connect_to(Private.as_view()):
+                pass
+        self.assertEqual(caught.exception.status_code, 403)
+        self.assertEqual(Recorder.seen, [])
+
+    async def test_it_disconnects_if_connecting_failed_after_the_accept(self):
+        class Broken(Recorder):
+            async def connect(self, *args, **kwargs):
+                await self.socket.accept()
+                raise ZeroDivisionError
+
+        with self.assertRaises(ZeroDivisionError), self.assertLogs("django.request"):
+            async with connect_to(Broken.as_view()) as client:
+                self.assertEqual(await client.wait_closed(), 1011)
+        self.assertEqual(Recorder.seen, [("disconnect", 1006)])
+
+    async def test_it_disconnects_if_the_client_left_while_connecting(self):
+        class Patient(Recorder):
+            async def connect(self, *args, **kwargs):
+                await self.socket.accept()
+                await self.socket.receive_text()
+
+        with serving(Patient.as_view()):
+            await Server(CONNECT, left(1001)).serve()
+        self.assertEqual(Recorder.seen, [("disconnect", 1001)])
+
+    async def test_it_disconnects_if_the_accept_found_the_client_gone(self):
+        with serving(Recorder.as_view()):
+            await GoneServer(CONNECT).serve()
+        self.assertEqual(Recorder.seen[1:], [("disconnect", 1006)])
+
+    @override_settings(WEBSOCKET_DISCONNECT_GRACE=0)
+    async def test_it_disconnects_if_connecting_was_cancelled(self):
+        class Slow(Recorder):
+            async def connect(self, *args, **kwargs):
+                await self.socket.accept()
+                with suppress(WebSocketDisconnect):
+                    await self.socket.receive_text()
+                await asyncio.sleep(3600)
+
+        with serving(Slow.as_view()):
+            await Server(CONNECT, left(1001)).serve()
+        self.assertEqual(Recorder.seen, [("disconnect", 1001)])
 
     async def test_it_disconnects_after_an_error_too(self):
         class Broken(Recorder):
