@@ -89,7 +89,11 @@ websocket/checks.py
 websocket/conf.py
 websocket/connection.py
 websocket/console.py
-websocket/groups.py
+websocket/groups/__init__.py
+websocket/groups/memory.py
+websocket/groups/message.py
+websocket/groups/redis.py
+websocket/groups/subscription.py
 websocket/handshake.py
 websocket/inbox.py
 websocket/internals.py
@@ -97,7 +101,6 @@ websocket/metrics.py
 websocket/middleware.py
 websocket/outbox.py
 websocket/protocol.py
-websocket/redis_hub.py
 websocket/static/websocket/client.js
 websocket/supervisor.py
 websocket/templates/websocket/console.html

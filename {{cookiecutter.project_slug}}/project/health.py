@@ -53,7 +53,7 @@ def ask_database() -> None:
 
 
 def ask_redis() -> None:
-    groups.redis_hub().ping()
+    groups.ping()
 
 
 # A server that does not answer holds up one of these threads, and nothing else.

@@ -52,7 +52,7 @@ def websockets(app: Application) -> Application:
     logging.getLogger("uvicorn.error").addFilter(internals.excuse_bad_text)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        groups.serving = True
+        groups.get_hub().is_serving = True
         if scope["type"] == "websocket":
             await (await shake_hands(scope, receive, send))
         elif scope["type"] == "lifespan":

@@ -69,15 +69,14 @@ class FromElsewhereTests(TransactionTestCase):
 
     def test_the_command_says_which_room_there_is_not(self) -> None:
         with (
-            mock.patch("websocket.groups.serving", True),
+            mock.patch("websocket.groups.can_publish", return_value=True),
             self.assertRaisesMessage(CommandError, "There is no room 'attic'."),
         ):
             call_command("announce", "attic", "Hello?")
 
     def test_the_command_says_when_it_cannot_reach_the_sockets(self) -> None:
         with (
-            mock.patch("websocket.groups.serving", False),
-            mock.patch("websocket.conf.REDIS_URL", ""),
+            mock.patch("websocket.groups.can_publish", return_value=False),
             self.assertRaisesMessage(CommandError, "set REDIS_URL"),
         ):
             call_command("announce", "den", "Hello?")

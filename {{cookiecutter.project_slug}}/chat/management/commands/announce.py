@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from chat.models import Room
-from websocket import conf, groups
+from websocket import groups
 
 
 class Command(BaseCommand):
@@ -17,7 +17,7 @@ class Command(BaseCommand):
         parser.add_argument("text")
 
     def handle(self, *args: Any, room: str, text: str, **options: Any) -> None:
-        if not (conf.REDIS_URL or groups.serving):
+        if not groups.can_publish():
             raise CommandError(
                 "This command runs in another process than the sockets: set REDIS_URL, for both, "
                 "so that it can reach them."

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import Callable
 from contextvars import Context
 from functools import cache
 from typing import Any
@@ -20,11 +19,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from websocket import conf
-from websocket.groups import Hub, Member, Message, PublishError, get_hub
+from websocket.groups.memory import Hub
+from websocket.groups.message import Member, Message, PublishError
 
 logger = logging.getLogger("django.websocket")
 
-# A Redis that is out of reach shows as any of these.
+# What redis-py raises when Redis is out of reach.
 ERRORS = (redis.RedisError, OSError, TimeoutError)
 
 # Seconds after which a silent connection is asked whether it lives, and between two attempts to
@@ -36,30 +36,69 @@ MAX_DELAY = 2.0
 MAX_CONNECTIONS = 20
 
 
-def publish(group: str, packed: bytes) -> None:
-    """Publish to all processes; raises `PublishError` when Redis is out of reach."""
-    try:
-        _client(conf.REDIS_URL, conf.REDIS_TIMEOUT).publish(conf.REDIS_PREFIX + group, packed)
-    except ERRORS as error:
-        raise PublishError(f"Redis did not take a message to {group!r}: {error}") from error
+class RedisHub(Hub):
+    """The groups of one event loop, whose messages come from Redis."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = Server(conf.REDIS_URL, self.receive)
 
-async def apublish(group: str, packed: bytes) -> None:
-    """Publish to all processes; raises `PublishError` when Redis is out of reach."""
-    hub = get_hub()
-    assert isinstance(hub, RedisHub)
-    try:
-        await hub.client.publish(conf.REDIS_PREFIX + group, packed)
-    except ERRORS as error:
-        raise PublishError(f"Redis did not take a message to {group!r}: {error}") from error
+    @classmethod
+    def ping(cls) -> None:
+        try:
+            _client(conf.REDIS_URL, conf.REDIS_TIMEOUT).ping()
+        except ERRORS as error:
+            raise PublishError(f"Redis does not answer: {error}") from error
 
+    @classmethod
+    def can_publish(cls) -> bool:
+        return True
 
-def ping() -> None:
-    """Ask Redis whether it is there; raises `PublishError` when it is out of reach."""
-    try:
-        _client(conf.REDIS_URL, conf.REDIS_TIMEOUT).ping()
-    except ERRORS as error:
-        raise PublishError(f"Redis does not answer: {error}") from error
+    @classmethod
+    def publish(cls, group: str, message: Message, exclude: str | None) -> None:
+        """Publish to all processes; raises `PublishError` when Redis is out of reach."""
+        client = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT)
+        try:
+            client.publish(conf.REDIS_PREFIX + group, message.pack(exclude))
+        except ERRORS as error:
+            raise PublishError(f"Redis did not take a message to {group!r}: {error}") from error
+
+    async def apublish(self, group: str, message: Message, exclude: str | None) -> None:
+        """Publish to all processes; raises `PublishError` when Redis is out of reach."""
+        try:
+            await self.server.publish(group, message.pack(exclude))
+        except ERRORS as error:
+            raise PublishError(f"Redis did not take a message to {group!r}: {error}") from error
+
+    def add(self, group: str, member: Member) -> None:
+        super().add(group, member)
+        self.server.subscribe(group)
+
+    async def join(self, group: str, member: Member) -> None:
+        """Add a member, and wait until Redis has confirmed that this process gets the messages.
+
+        Raises `PublishError` when it does not within WEBSOCKET_REDIS_TIMEOUT.
+        """
+        self.add(group, member)
+        try:
+            async with asyncio.timeout(conf.REDIS_TIMEOUT):
+                await asyncio.shield(self.server.confirmed[group])
+        except TimeoutError as error:
+            self.leave(group, member)
+            raise PublishError(f"Redis cannot be reached to join {group!r}.") from error
+
+    def leave(self, group: str, member: Member) -> None:
+        super().leave(group, member)
+        if group not in self.members:
+            self.server.unsubscribe(group)
+
+    def receive(self, group: str, packed: bytes) -> None:
+        self.deliver(group, *Message.unpack(packed))
+
+    async def close(self) -> None:
+        """End the subscription, and the loop's other connections to Redis."""
+        await super().close()
+        await self.server.close()
 
 
 @cache
@@ -73,14 +112,13 @@ def _client(url: str, timeout: float) -> redis.Redis:
     )
 
 
-class RedisHub(Hub):
-    """The groups of one event loop, with one Redis subscription while any has a member."""
+class Server:
+    """One Redis server: connections to publish, and one that listens while it is asked to."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        # Its connections belong to the loop, as the hub does. Who finds all of them busy waits.
+    def __init__(self, url: str, receive: Callable[[str, bytes], None]) -> None:
+        # These belong to the running event loop. A publisher that finds all of them busy waits.
         pool = redis.asyncio.BlockingConnectionPool.from_url(
-            conf.REDIS_URL,
+            url,
             max_connections=MAX_CONNECTIONS,
             retry=AsyncRetry(NoBackoff(), 0),
             socket_connect_timeout=conf.REDIS_TIMEOUT,
@@ -88,79 +126,59 @@ class RedisHub(Hub):
             timeout=conf.REDIS_TIMEOUT,
         )
         self.client = redis.asyncio.Redis.from_pool(pool)
-        # To the first yield: from then on the loop knows it.
-        self.end = self.close_with_loop()
-        with suppress(StopIteration):
-            self.end.asend(None).send(None)
-        #: For each group that has members: done once Redis has confirmed that it sends to it.
+        self.receive = receive
+        self.loop = asyncio.get_running_loop()
+        #: For each group that is listened to: done once Redis has confirmed that it sends to it.
         self.confirmed: dict[str, asyncio.Future[None]] = {}
-        #: The groups that have got their first member or lost their last, and need a word to Redis.
+        #: The groups that Redis has to be asked for, or no longer.
         self.changed: set[str] = set()
         self.has_changed = asyncio.Event()
         #: What this connection to Redis was asked for, and how many of its answers are to come.
         self.asked: set[str] = set()
         self.unanswered: Counter[str] = Counter()
         self.task: asyncio.Task[None] | None = None
-        #: Seconds until the next attempt to connect, where the last one failed.
+        #: Seconds until the next attempt to connect, if the last one failed.
         self.delay = 0.0
 
-    def add(self, group: str, member: Member) -> None:
-        super().add(group, member)
+    async def publish(self, group: str, packed: bytes) -> None:
+        await self.client.publish(conf.REDIS_PREFIX + group, packed)
+
+    def subscribe(self, group: str) -> None:
+        """Listen to a group from soon on; `confirmed` has when."""
         if group not in self.confirmed:
             self.confirmed[group] = self.loop.create_future()
-            self.note_change(group)
+            self._note_change(group)
         if self.task is None:
             # In a context of its own, which keeps nothing of the first member's alive.
-            self.task = self.loop.create_task(self.run(), context=Context())
+            self.task = self.loop.create_task(self._run(), context=Context())
 
-    async def join(self, group: str, member: Member) -> None:
-        """Add a member, and wait until Redis has confirmed that this process gets the messages.
-
-        Raises `PublishError` when it does not within WEBSOCKET_REDIS_TIMEOUT.
-        """
-        self.add(group, member)
-        try:
-            async with asyncio.timeout(conf.REDIS_TIMEOUT):
-                await asyncio.shield(self.confirmed[group])
-        except TimeoutError as error:
-            self.leave(group, member)
-            raise PublishError(f"Redis cannot be reached to join {group!r}.") from error
-
-    def leave(self, group: str, member: Member) -> None:
-        super().leave(group, member)
-        if group in self.confirmed and group not in self.members:
+    def unsubscribe(self, group: str) -> None:
+        """Listen to a group no longer."""
+        if group in self.confirmed:
             future = self.confirmed.pop(group)
             if not future.done():
                 future.set_result(None)  # Who still waits for it has left.
-            self.note_change(group)
-
-    def note_change(self, group: str) -> None:
-        self.changed.add(group)
-        self.has_changed.set()
+            self._note_change(group)
 
     async def close(self) -> None:
-        """End the subscription, and the loop's other connections to Redis."""
+        """Close all connections."""
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
         await self.client.aclose()
 
-    async def close_with_loop(self) -> AsyncGenerator[None, None]:
-        """Close when the event loop ends, which closes its generators first.
+    # The subscription
 
-        Sync code that calls async code has a loop for each call, and would keep connections of all.
-        """
-        try:
-            yield
-        finally:
-            await self.close()
+    def _note_change(self, group: str) -> None:
+        self.changed.add(group)
+        self.has_changed.set()
 
-    async def run(self) -> None:
-        """Keep the subscription up while there are members, as the hub's task."""
+    async def _run(self) -> None:
+        """Keep the subscription up while any group is listened to."""
         try:
-            while self.members:
+            while self.confirmed:
                 try:
-                    await self.subscribe()
+                    await self._listen()
                 except Exception as error:
                     if isinstance(error, ExceptionGroup):
                         error = error.exceptions[0]
@@ -171,21 +189,21 @@ class RedisHub(Hub):
         finally:
             self.task = None
 
-    async def subscribe(self) -> None:
-        """Subscribe to the groups that have members, until none is left; raises when it is lost."""
+    async def _listen(self) -> None:
+        """Listen until there is no group to listen to; raises when the connection is lost."""
         async with self.client.pubsub() as pubsub:
             try:
-                await self.ask(pubsub)
+                await self._ask(pubsub)
                 async with asyncio.TaskGroup() as tasks:
-                    reader = tasks.create_task(self.read(pubsub))
+                    reader = tasks.create_task(self._read(pubsub))
                     while self.confirmed:
                         await self.has_changed.wait()
-                        await self.ask(pubsub)
+                        await self._ask(pubsub)
                     reader.cancel()
             finally:
-                self.forget()
+                self._forget()
 
-    def forget(self) -> None:
+    def _forget(self) -> None:
         """Note that Redis sends nothing for now: who joins has to wait for a new answer."""
         self.asked.clear()
         self.unanswered.clear()
@@ -194,8 +212,8 @@ class RedisHub(Hub):
             if future.done():
                 self.confirmed[group] = self.loop.create_future()
 
-    async def ask(self, pubsub: PubSub) -> None:
-        """Tell Redis which groups have got members since, and which have lost their last."""
+    async def _ask(self, pubsub: PubSub) -> None:
+        """Tell Redis which groups to send from now on, and which no longer."""
         self.has_changed.clear()
         changed, self.changed = self.changed, set()
         new = (changed & self.confirmed.keys()) - self.asked
@@ -208,10 +226,10 @@ class RedisHub(Hub):
             self.asked -= old
             await pubsub.unsubscribe(*(conf.REDIS_PREFIX + group for group in old))
         for group in changed:
-            self.confirm(group)  # Some were left and joined again meanwhile.
+            self._confirm(group)  # Some were left and joined again meanwhile.
 
-    async def read(self, pubsub: PubSub) -> None:
-        """Deliver what Redis sends; raises when it is silent even to a ping."""
+    async def _read(self, pubsub: PubSub) -> None:
+        """Hand on what Redis sends; raises when it is silent even to a ping."""
         silent = False
         while True:
             message: dict[str, Any] | None = await pubsub.get_message(timeout=PING_INTERVAL)
@@ -228,16 +246,16 @@ class RedisHub(Hub):
             if message["type"] in ("message", "subscribe"):
                 group = message["channel"].decode().removeprefix(conf.REDIS_PREFIX)
                 if message["type"] == "message":
-                    self.deliver(group, *Message.unpack(message["data"]))
+                    self.receive(group, message["data"])
                     # In a flood, let the server write what was delivered.
                     await asyncio.sleep(0)
                 else:
                     self.unanswered[group] -= 1
                     if not self.unanswered[group]:
                         del self.unanswered[group]
-                    self.confirm(group)
+                    self._confirm(group)
 
-    def confirm(self, group: str) -> None:
+    def _confirm(self, group: str) -> None:
         """Let those in who wait to join a group, if Redis has answered all that it was asked."""
         future = self.confirmed.get(group)
         is_sent = group in self.asked and not self.unanswered[group]

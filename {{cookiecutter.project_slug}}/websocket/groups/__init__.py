@@ -1,0 +1,129 @@
+"""Groups: one message to many sockets, of this process or, with Redis, of all.
+
+A group is a name. It exists while somebody listens: sockets that joined it, and `subscribe()`.
+Delivery is at most once, in the order in which one publisher published, and without history:
+messages published before a join, or while a socket is away, are not delivered.
+
+Where REDIS_URL is not set, groups live in the memory of the process that serves the sockets, and
+only that process can publish to them. With it, any process can, and all that serve get it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from websocket import conf
+from websocket.groups.memory import Hub, hubs
+from websocket.groups.message import (
+    Member,
+    Message,
+    PublishError,
+    SubscriberTooSlow,
+    check_name,
+    counters,
+)
+from websocket.groups.subscription import Subscription
+
+if TYPE_CHECKING:
+    from websocket.connection import WebSocket
+
+__all__ = [
+    "Hub",
+    "Member",
+    "Message",
+    "PublishError",
+    "SubscriberTooSlow",
+    "apublish",
+    "can_publish",
+    "check_name",
+    "close_hub",
+    "counters",
+    "get_hub",
+    "ping",
+    "publish",
+    "publish_message",
+    "subscribe",
+]
+
+
+def publish(group: str, message: Any, *, exclude: WebSocket | None = None) -> None:
+    """Send a message to all members of a group, but for `exclude`; from sync code.
+
+    A str goes out as a text message, bytes as a binary one, anything else as JSON in text, where
+    dates, decimals and UUIDs become strings. Works in any thread and process: in views, signal
+    handlers, `transaction.on_commit`, management commands and task queues. It does not wait for
+    the members; a thread that is far ahead of the event loop is slowed down. Raises `ValueError`
+    for a name that no group can have, `TypeError` for what is not JSON, and with Redis
+    `PublishError` when it cannot be reached. With Redis it waits for the network: in async code
+    use `apublish`.
+    """
+    check_name(group)
+    publish_message(group, Message.encode(message), exclude)
+
+
+async def apublish(group: str, message: Any, *, exclude: WebSocket | None = None) -> None:
+    """Send a message to all members of a group; from async code. Otherwise as `publish`."""
+    check_name(group)
+    await get_hub().apublish(group, Message.encode(message), _id_of(exclude))
+
+
+async def subscribe(*groups: str) -> AsyncIterator[Any]:
+    """Iterate over what is published to some groups: for views that filter, or for no socket.
+
+    Yields str, bytes, or the value of what was published as JSON. Listening starts with the first
+    step, and ends with the loop. Raises `ValueError` as `publish` does, `PublishError` when Redis
+    cannot be reached at the start, and `SubscriberTooSlow`, unless WEBSOCKET_SLOW_CLIENT is
+    "drop": then the oldest messages are dropped.
+    """
+    subscription = Subscription()
+    hub = get_hub()
+    try:
+        for group in groups:
+            check_name(group)
+            await hub.join(group, subscription)
+        while True:
+            yield (await subscription.get()).value()
+    finally:
+        for group in groups:
+            hub.leave(group, subscription)
+
+
+def publish_message(group: str, message: Message, exclude: WebSocket | None = None) -> None:
+    """Publish a message, as `publish` does, to a group whose name has been checked."""
+    _hub_class().publish(group, message, _id_of(exclude))
+
+
+def can_publish() -> bool:
+    """Return whether this process can reach sockets: its own, or with Redis those of all."""
+    return _hub_class().can_publish()
+
+
+def ping() -> None:
+    """Check that Redis answers, if it is used; raises `PublishError` if it does not."""
+    _hub_class().ping()
+
+
+def get_hub() -> Hub:
+    """Return the hub of the running event loop."""
+    return hubs.get(asyncio.get_running_loop()) or _hub_class()()
+
+
+async def close_hub() -> None:
+    """Close the hub of the running event loop, if there is one."""
+    if hub := hubs.get(asyncio.get_running_loop()):
+        await hub.close()
+
+
+def _hub_class() -> type[Hub]:
+    if not conf.REDIS_URL:
+        return Hub
+    # Imported only where it is used, because it needs the package `redis`.
+    from websocket.groups.redis import RedisHub
+
+    return RedisHub
+
+
+def _id_of(socket: WebSocket | None) -> str | None:
+    return None if socket is None else socket.id
