@@ -110,7 +110,6 @@ websocket/tests/redis_server.py
 websocket/tests/test_auth.py
 websocket/tests/test_checks.py
 websocket/tests/test_connection.py
-websocket/tests/test_group_checks.py
 websocket/tests/test_groups.py
 websocket/tests/test_handshake.py
 websocket/tests/test_inbox.py

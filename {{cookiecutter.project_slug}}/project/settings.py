@@ -4,6 +4,7 @@ from pathlib import Path
 
 import django
 import environ
+from django.core.exceptions import ImproperlyConfigured
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -14,8 +15,13 @@ PROJECT_NAME = "{{ cookiecutter.project_name | quoted }}"
 
 DEBUG = env.bool("DEBUG", default=False)
 
-# A default would be a key that everybody knows: where DEBUG is off, there is none.
-SECRET_KEY = env.str("SECRET_KEY", **({"default": "insecure-for-development"} if DEBUG else {}))
+# Everybody knows a default: where DEBUG is off, there is none.
+SECRET_KEY = env.str("SECRET_KEY", default="") or ("insecure-for-development" if DEBUG else "")
+if not SECRET_KEY:
+    raise ImproperlyConfigured(
+        "SECRET_KEY is not set, and DEBUG is off: to develop, write DEBUG=true to the file .env; "
+        "to deploy, set SECRET_KEY in the environment (.env.example has the rest)."
+    )
 
 # What serves the site, and how a request finds its view.
 ASGI_APPLICATION = "project.asgi.application"

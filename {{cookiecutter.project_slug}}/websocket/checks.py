@@ -16,6 +16,8 @@ from websocket import conf
 @register(Tags.compatibility)
 def check_application(**kwargs: Any) -> list[CheckMessage]:
     """Check that sockets reach their views."""
+    if conf.errors():
+        return []  # The application does not start; check_settings says why.
     path = getattr(settings, "ASGI_APPLICATION", None)
     try:
         application = import_string(path) if path else None
@@ -109,26 +111,9 @@ def check_middleware(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register(Tags.compatibility)
-def check_groups(**kwargs: Any) -> list[CheckMessage]:
-    """Check the settings of groups that would fail only when a message is published."""
-    messages: list[CheckMessage] = []
-    if conf.SLOW_CLIENT not in ("close", "drop"):
-        messages.append(
-            Error(
-                f"WEBSOCKET_SLOW_CLIENT is {conf.SLOW_CLIENT!r}.",
-                hint='It is "close" or "drop".',
-                id="websocket.E002",
-            )
-        )
-    if conf.REDIS_URL and _version("redis") is None:
-        messages.append(
-            Error(
-                "WEBSOCKET_REDIS_URL is set, but the package redis is not installed.",
-                hint="Install it: pip install redis",
-                id="websocket.E003",
-            )
-        )
-    return messages
+def check_settings(**kwargs: Any) -> list[CheckMessage]:
+    """Check the WEBSOCKET_ settings: with one that cannot work, `websockets()` raises too."""
+    return [Error(error, id="websocket.E002") for error in conf.errors()]
 
 
 @register(Tags.compatibility, deploy=True)

@@ -3,7 +3,9 @@
 They are read once, not on every message; a test that overrides one is heard all the same.
 """
 
+from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.signals import setting_changed
@@ -44,3 +46,51 @@ def _read_settings(**kwargs: Any) -> None:
 
 _read_settings()
 setting_changed.connect(_read_settings)
+
+
+def errors() -> list[str]:
+    """Return a sentence for each setting whose value cannot work."""
+    wanted = {
+        "DISCONNECT_GRACE": (_is_number(DISCONNECT_GRACE), "a number of seconds, 0 or more"),
+        "MAX_MESSAGE_SIZE": (_is_whole(MAX_MESSAGE_SIZE), "a whole number of bytes, 1 or more"),
+        "OUTBOX_SIZE": (_is_whole(OUTBOX_SIZE), "a whole number of bytes, 1 or more"),
+        "REDIS_PREFIX": (isinstance(REDIS_PREFIX, str), "a string"),
+        "REDIS_TIMEOUT": (
+            _is_number(REDIS_TIMEOUT) and REDIS_TIMEOUT > 0,
+            "a number of seconds, more than 0",
+        ),
+        "SLOW_CLIENT": (SLOW_CLIENT in ("close", "drop"), '"close" or "drop"'),
+        "THREADS": (_is_whole(THREADS), "a whole number, 1 or more"),
+    }
+    found = [
+        f"WEBSOCKET_{name} is {globals()[name]!r}: it has to be {kind}."
+        for name, (is_valid, kind) in wanted.items()
+        if not is_valid
+    ]
+    if REDIS_URL and not _is_redis_url(REDIS_URL):
+        # Without its value, which may have a password in it.
+        found.append(
+            "WEBSOCKET_REDIS_URL is not a URL such as redis://localhost:6379/0, in which a "
+            "password is percent-encoded."
+        )
+    elif REDIS_URL and find_spec("redis") is None:
+        found.append(
+            "WEBSOCKET_REDIS_URL is set, but the package redis is not installed: pip install redis."
+        )
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < float("inf")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+def _is_redis_url(url: Any) -> bool:
+    try:
+        parts = urlsplit(str(url))
+        return parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
+    except ValueError:  # Such as a "/" in a password, which makes the port no number.
+        return False

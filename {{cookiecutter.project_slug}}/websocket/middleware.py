@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core import signals
-from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied, SuspiciousOperation
 from django.core.handlers.exception import response_for_exception
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
@@ -45,9 +45,11 @@ logger = logging.getLogger("django.request")
 def websockets(app: Application) -> Application:
     """Wrap an ASGI application: WebSockets go to their views in the URLconf, all else to `app`.
 
-    The lifespan is answered here, for Django knows none. Middleware is loaded at once, so that a
-    mistake in settings stops the server from starting, and not the first visitor.
+    The lifespan is handled here, because Django does not support it. The WEBSOCKET_ settings are
+    checked and middleware is loaded at once: a mistake in them stops the start, not a handshake.
     """
+    if errors := conf.errors():
+        raise ImproperlyConfigured(" ".join(errors))
     get_handler()
     logging.getLogger("uvicorn.error").addFilter(internals.excuse_bad_text)
 

@@ -4,10 +4,12 @@ from pathlib import Path
 from unittest import mock
 
 from django.core.asgi import get_asgi_application
+from django.core.checks import ERROR
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import get_commands
 from django.test import SimpleTestCase, modify_settings, override_settings
 
-from websocket import checks
+from websocket import checks, conf
 from websocket.middleware import websockets
 
 unwrapped = get_asgi_application()
@@ -36,6 +38,73 @@ class ApplicationTests(SimpleTestCase):
         for path in ("nowhere.application", f"{__name__}.nothing", "nothing"):
             with override_settings(ASGI_APPLICATION=path):
                 self.assertEqual(ids(checks.check_application()), ["websocket.E001"])
+
+
+class SettingsTests(SimpleTestCase):
+    def test_each_setting_has_values_that_it_cannot_have(self):
+        wrong = {
+            "DISCONNECT_GRACE": [-1, "2", None, float("inf"), float("nan")],
+            "MAX_MESSAGE_SIZE": [0, 1.5, "1 MB"],
+            "OUTBOX_SIZE": [0, None],
+            "REDIS_PREFIX": [None, b"chat:"],
+            "REDIS_TIMEOUT": [0, "2"],
+            "REDIS_URL": ["localhost:6379", "http://localhost", "redis://:a/b@localhost", 6379],
+            "SLOW_CLIENT": ["wait", True],
+            "THREADS": [0, -8, 2.0, "8"],
+        }
+        self.assertEqual(wrong.keys(), conf._DEFAULTS.keys())
+        for name, values in wrong.items():
+            for value in values:
+                with (
+                    self.subTest(name, value=value),
+                    override_settings(**{f"WEBSOCKET_{name}": value}),
+                ):
+                    (error,) = checks.check_settings()
+                    self.assertEqual((error.id, error.level), ("websocket.E002", ERROR))
+                    self.assertTrue(error.msg.startswith(f"WEBSOCKET_{name} is "), error.msg)
+
+    @override_settings(
+        WEBSOCKET_DISCONNECT_GRACE=0,
+        WEBSOCKET_OUTBOX_SIZE=1,
+        WEBSOCKET_REDIS_TIMEOUT=1,
+        WEBSOCKET_REDIS_URL="rediss://:p%2Fw@example.com:6380/1?ssl_cert_reqs=none",
+        WEBSOCKET_SLOW_CLIENT="drop",
+        WEBSOCKET_THREADS=1,
+    )
+    def test_all_other_values_are_in_order(self):
+        with mock.patch.dict(sys.modules, redis=sys):  # Here it need not be installed.
+            self.assertEqual(checks.check_settings(), [])
+
+    @override_settings(WEBSOCKET_THREADS=0, WEBSOCKET_SLOW_CLIENT="wait")
+    def test_where_checks_are_not_run_the_start_fails_with_what_they_say(self):
+        with self.assertRaisesMessage(
+            ImproperlyConfigured,
+            'WEBSOCKET_SLOW_CLIENT is \'wait\': it has to be "close" or "drop". '
+            "WEBSOCKET_THREADS is 0: it has to be a whole number, 1 or more.",
+        ):
+            websockets(unwrapped)
+        self.assertEqual(checks.check_application(), [])  # One message says it, not two.
+
+    @override_settings(WEBSOCKET_REDIS_URL="redis://localhost")
+    def test_redis_needs_its_package(self):
+        with mock.patch.dict(sys.modules, redis=None):
+            self.assertEqual(
+                [error.msg for error in checks.check_settings()],
+                [
+                    "WEBSOCKET_REDIS_URL is set, but the package redis is not installed: "
+                    "pip install redis."
+                ],
+            )
+
+    @override_settings(WEBSOCKET_REDIS_URL="http://:secret@localhost")
+    def test_a_password_is_not_shown(self):
+        self.assertNotIn("secret", checks.check_settings()[0].msg)
+
+    def test_a_deployment_is_told_that_groups_live_in_one_process(self):
+        with override_settings(WEBSOCKET_REDIS_URL=""):
+            self.assertEqual(ids(checks.check_processes()), ["websocket.I001"])
+        with override_settings(WEBSOCKET_REDIS_URL="redis://localhost"):
+            self.assertEqual(checks.check_processes(), [])
 
 
 class RunserverTests(SimpleTestCase):

@@ -1,0 +1,1 @@
+"""A site of mistakes that newcomers make, served by the rendered project."""
