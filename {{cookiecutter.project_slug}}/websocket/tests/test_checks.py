@@ -1,6 +1,7 @@
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from django.core.asgi import get_asgi_application
@@ -42,7 +43,7 @@ class ApplicationTests(SimpleTestCase):
 
 class SettingsTests(SimpleTestCase):
     def test_each_setting_has_values_that_it_cannot_have(self):
-        wrong = {
+        wrong: dict[str, list[Any]] = {
             "DISCONNECT_GRACE": [-1, "2", None, float("inf"), float("nan")],
             "MAX_MESSAGE_SIZE": [0, 1.5, "1 MB"],
             "OUTBOX_SIZE": [0, None],
