@@ -172,6 +172,24 @@ def workshop(project: Project, tmp_path: Path) -> Project:
 
 # --- servers -----------------------------------------------------------------------------------
 
+# Seconds for what is sure to happen: nobody waits so long, unless it is a slow machine's fault.
+PATIENCE = 60.0
+
+
+def wait_until(condition: Callable[[], bool], explain: Callable[[], str]) -> None:
+    """Ask again and again until it is so; where it never is, the test fails with this text."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, explain()
+        time.sleep(0.01)
+
+
+def edit(path: Path, text: str) -> None:
+    """Write a file as an editor does: a reloading server never sees half of it."""
+    written = path.with_name(f"{path.name}.new")
+    written.write_text(text, encoding="utf-8")
+    written.replace(path)
+
 
 class Server:
     """A real uvicorn, its log, and the ways in which a server can go away."""
@@ -202,8 +220,8 @@ class Server:
         return [*uvicorn, "--port", str(self.port), *self.args]
 
     def start(self) -> bool:
-        """Return once the server answers; False where its port was taken."""
-        already = self.log().count("Application startup complete.")
+        """Return once the server answers, and watches if it reloads; False: its port was taken."""
+        before = len(self.lines)
         self.process = subprocess.Popen(
             self.command(),
             cwd=self.project.path,
@@ -216,20 +234,35 @@ class Server:
         )
         self.reader = threading.Thread(target=self.read_log, args=[self.process], daemon=True)
         self.reader.start()
-        self.wait_for("Application startup complete.", "address already in use", times=already + 1)
-        if "address already in use" in self.log():
+        # Which of the two lines is the last depends on what binds the socket.
+        self.wait_for("Uvicorn running on", "ddress already in use", since=before)
+        if "ddress already in use" in "".join(self.lines[before:]):
             self.kill()
             self.lines.clear()
             return False
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
-                return True
-            except ConnectionRefusedError:
-                # The log says "complete" an instant before the socket listens.
-                assert time.monotonic() < deadline, self.log()
-                time.sleep(0.01)
+        self.wait_for("Application startup complete.", since=before)
+        wait_until(self.listens, self.log)
+        if "Started reloader process" in self.log():
+            wait_until(self.watches, self.log)
+        return True
+
+    def listens(self) -> bool:
+        """Tell whether the port is open: where a parent process has bound it, that comes last."""
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+            return True
+        return False
+
+    def watches(self) -> bool:
+        """Tell whether the reloader watches each folder: of an earlier edit it hears nothing."""
+        descriptors = Path(f"/proc/{self.process.pid}/fdinfo")
+        if not descriptors.is_dir():
+            return True  # Only Linux tells.
+        watched = 0
+        for descriptor in descriptors.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                watched += descriptor.read_text().count("inotify wd:")
+        return watched > sum(path.is_dir() for path in self.project.path.rglob("*"))
 
     def read_log(self, process: subprocess.Popen[str]) -> None:
         for line in process.stdout:
@@ -242,11 +275,14 @@ class Server:
     def log(self) -> str:
         return "".join(self.lines)
 
-    def wait_for(self, *texts: str, times: int = 1, timeout: float = 20) -> None:
-        """Wait until one of the texts has been logged so many times."""
+    def wait_for(
+        self, *texts: str, times: int = 1, timeout: float = PATIENCE, since: int = 0
+    ) -> None:
+        """Wait until one of the texts has been logged so many times, since a line of the log."""
 
         def logged() -> bool:
-            return any(self.log().count(text) >= times for text in texts)
+            log = "".join(self.lines[since:])
+            return any(log.count(text) >= times for text in texts)
 
         with self.news:
             self.news.wait_for(lambda: logged() or not self.reader.is_alive(), timeout)

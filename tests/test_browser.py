@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import edit
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -282,7 +283,7 @@ def test_an_edited_view_is_seen_without_a_restart_by_hand(serve, workshop, open_
     views = workshop.path / "users/views.py"
     text = views.read_text()
     assert "send_message(message)" in text
-    views.write_text(text.replace("send_message(message)", "send_message(message.upper())"))
+    edit(views, text.replace("send_message(message)", "send_message(message.upper())"))
     expect(page.locator("#beat-text")).to_have_text("HELLO", timeout=30_000)
     expect(log(page)).not_to_contain_text("HELLO")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from conftest import Project, Server
+from conftest import Project, Server, edit
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -47,9 +47,9 @@ def test_it_serves_pages_static_files_and_sockets_and_says_where(workshop: Proje
 def test_it_reloads_when_code_changes_and_tells_open_sockets(workshop: Project) -> None:
     views = workshop.path / "users" / "views.py"
     with runserver(workshop) as server, connect(f"{server.ws}/ws/") as client:
-        views.write_text(views.read_text().replace("send_message(message)", 'send_text("new")'))
+        edit(views, views.read_text().replace("send_message(message)", 'send_text("new")'))
         with pytest.raises(ConnectionClosed) as closed:
-            client.recv(timeout=20)
+            client.recv(timeout=60)
         assert closed.value.rcvd.code == 1012
         server.wait_for(STARTED, times=2)
         assert server.log().count("Performing system checks...") == 2
@@ -62,9 +62,9 @@ def test_it_waits_for_the_mistake_to_be_corrected(workshop: Project) -> None:
     urls = workshop.path / "project" / "urls.py"
     correct = urls.read_text()
     with runserver(workshop) as server:
-        urls.write_text(correct + "\noh no\n")
+        edit(urls, correct + "\noh no\n")
         server.wait_for("SyntaxError: invalid syntax")
-        urls.write_text(correct)
+        edit(urls, correct)
         server.wait_for(STARTED, times=2)
         with urllib.request.urlopen(server.url, timeout=10) as response:
             assert response.status == 200
