@@ -1,6 +1,7 @@
 """What the template's tests share: rendered projects, their environments, and real servers."""
 
 import contextlib
+import fcntl
 import os
 import random
 import re
@@ -20,6 +21,7 @@ import pytest
 from cookiecutter.main import cookiecutter
 
 TEMPLATE = Path(__file__).resolve().parent.parent
+UV = (sys.executable, "-m", "uv")
 
 # What would make a rendered project behave otherwise on one machine than on another.
 FOREIGN = re.compile(
@@ -82,10 +84,12 @@ def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str
     return result
 
 
-def make_venv(path: Path) -> Path:
-    """Make an empty virtual environment with pip and return its Python."""
-    run(sys.executable, "-m", "venv", path)
-    return path / "bin" / "python"
+def make_venv(path: Path, *packages: str | Path, **options: Any) -> Path:
+    """Make a virtual environment with these packages and return its Python."""
+    run(*UV, "venv", "--python", sys.executable, path)
+    python = path / "bin" / "python"
+    run(*UV, "pip", "install", "--quiet", "--python", python, *packages, **options)
+    return python
 
 
 # --- rendering ---------------------------------------------------------------------------------
@@ -152,15 +156,29 @@ class Project:
 
     def copy(self, path: Path) -> "Project":
         """Return the same project in another folder, for a test that edits it."""
-        return Project(shutil.copytree(self.path, path), self.python)
+        # Other tests use the project meanwhile: their caches come and go.
+        caches = shutil.ignore_patterns("*_cache", "*.pyc.*")
+        return Project(shutil.copytree(self.path, path, ignore=caches), self.python)
 
 
 @pytest.fixture(scope="session")
 def project(render: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project of the default answers, installed and migrated as its README says."""
-    project = Project(render(), make_venv(tmp_path_factory.mktemp("project") / "venv"))
-    project.run("-m", "pip", "install", "--quiet", "-e", ".[dev,redis]")
-    project.run("manage.py", "migrate")
+    """The project of the default answers, installed and migrated; no test changes it.
+
+    It is made once, by the first of pytest's processes that needs it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    project = Project(folder / "my_project", folder / "venv" / "bin" / "python")
+    with open(folder / "project.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "project.made").exists():
+            shutil.copytree(render(), project.path)
+            packages = ("-e", ".[dev,postgres,redis]", "hypothesis>=6.150")
+            make_venv(folder / "venv", "--compile-bytecode", *packages, cwd=project.path)
+            project.run("manage.py", "migrate")
+            (folder / "project.made").touch()
     return project
 
 

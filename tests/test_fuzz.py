@@ -5,6 +5,5 @@ from sites import TESTS
 
 
 def test_no_order_of_events_and_no_view_leaves_anything_behind(project: Project) -> None:
-    project.run("-m", "pip", "install", "--quiet", "hypothesis>=6.150")
     environment = {**project.env, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(TESTS)}
     project.run("-m", "testsite.fuzz", env=environment)

@@ -21,7 +21,6 @@ THREADS = 4
 @pytest.fixture(scope="module")
 def postgres(project: Project) -> Iterator[Postgres]:
     """A server with a migrated database for the site, which may connect so often and no more."""
-    project.run("-m", "pip", "install", "--quiet", "-e", ".[postgres]")
     with running_postgres(f"CONNECTION LIMIT {THREADS}") as server:
         project.run("manage.py", "migrate", env={**project.env, "DATABASE_URL": server.url})
         yield server
