@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from socket import socket as new_socket
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -26,7 +27,7 @@ from django.test import AsyncClient, TransactionTestCase, modify_settings
 from django.utils.module_loading import import_string
 
 from websocket.connection import WebSocketDisconnect
-from websocket.handshake import get_handler
+from websocket.handshake import Handshake, get_handler
 from websocket.middleware import Application
 from websocket.protocol import Event, Headers, Scope, SendEvent
 from websocket.threads import DatabaseThread, get_contexts
@@ -145,6 +146,11 @@ def _scope(
     }
 
 
+#: The connection that the current task or thread serves. (Its scope does not identify it: ASGI
+#: middleware may copy that.)
+_current: ContextVar[ClientSocket] = ContextVar("current")
+
+
 class ClientSocket:
     """The client's end of a connection, and the ASGI server between it and the project."""
 
@@ -239,8 +245,10 @@ class ClientSocket:
         """Run the application until it has answered the handshake."""
         application: Application = import_string(settings.ASGI_APPLICATION)
         self._receive_event({"type": "websocket.connect"})
+        token = _current.set(self)
         serving = application(self.scope, self._to_view.get, self._send)
         self._task = asyncio.ensure_future(serving)
+        _current.reset(token)
         answer = asyncio.ensure_future(self._from_view.get())
         await asyncio.wait(
             [answer, self._task], timeout=TIMEOUT, return_when=asyncio.FIRST_COMPLETED
@@ -270,7 +278,7 @@ class ClientSocket:
 
     def keep_error(self, request: Any = None, **kwargs: Any) -> None:
         """Keep an exception that was reported for this connection."""
-        if getattr(request, "scope", None) is self.scope:
+        if _current.get(None) is self and isinstance(request, Handshake):
             self.error = sys.exc_info()[1]
 
     def _receive_event(self, event: Event) -> None:

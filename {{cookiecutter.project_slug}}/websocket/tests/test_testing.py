@@ -21,6 +21,7 @@ from django.test import (
     override_settings,
 )
 from django.urls import path
+from django.utils.module_loading import import_string
 from websockets.sync.client import connect as connect_for_real
 
 from websocket import middleware, testing
@@ -227,6 +228,42 @@ class FailureTests(SimpleTestCase):
         with self.assertFails("failing_task"):
             async with connect_to(view) as client:
                 await client.wait_closed()
+
+
+    async def test_under_a_wrapper_that_copies_the_scope(self):
+        async def failing_view(socket):
+            await socket.accept()
+            raise ZeroDivisionError
+
+        with (
+            override_settings(ASGI_APPLICATION=f"{__name__}.copying_application"),
+            self.assertFails("failing_view"),
+        ):
+            async with connect_to(failing_view) as client:
+                await client.wait_closed()
+
+    async def test_but_not_for_a_connection_that_the_test_does_not_look_at(self):
+        async def failing_view(socket):
+            raise ZeroDivisionError
+
+        async def view(socket):
+            await socket.accept()
+            with self.assertFails("failing_view"):
+                async with connect("/failing/"):
+                    pass
+            await socket.send_text("still there")
+
+        with override_settings(
+            ROOT_URLCONF=(websocket("ws/", view), websocket("failing/", failing_view))
+        ):
+            async with connect("/ws/") as client:
+                self.assertEqual(await client.receive_text(), "still there")
+
+
+async def copying_application(scope, receive, send):
+    """The project's application under ASGI middleware that leaves the server's scope alone."""
+    application = import_string("project.asgi.application")
+    await application({**scope, "copied": True}, receive, send)
 
 
 class EndTests(SimpleTestCase):
