@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -22,9 +23,9 @@ def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> Http
         return render_console(request, view)
     if request.META.get("HTTP_UPGRADE", "").lower() == "websocket":
         logger.warning(
-            "A handshake came as a plain request: this server speaks no WebSockets. "
-            "Serve the ASGI application with uvicorn[standard]: %s",
-            request.path,
+            "A handshake came as a plain request: the server has no WebSockets (install "
+            "uvicorn[standard]), or the proxy does not pass on `Connection: Upgrade`: %s",
+            quote(request.path),
         )
     response = HttpResponse("This URL is a WebSocket's.", content_type="text/plain", status=426)
     response["Upgrade"] = "websocket"
@@ -33,7 +34,6 @@ def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> Http
 
 def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpResponse:
     """Return the page on which a developer connects to the view, types and sees the frames."""
-    named = getattr(view, "view_class", view)  # as_view() leaves the class on its function.
     nonce = secrets.token_urlsafe(16)
     match = request.resolver_match
     context = {
@@ -41,7 +41,7 @@ def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpRespon
         "nonce": nonce,
         "route": match.route if match else "",
         "user": getattr(request, "user", None),
-        "view": f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}",
+        "view": name_of(view),
     }
     response = render(request, "websocket/console.html", context)
     response["Cache-Control"] = "no-store, private"
@@ -50,3 +50,9 @@ def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpRespon
         f"img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
     )
     return response
+
+
+def name_of(view: Callable[..., Any]) -> str:
+    """Return where a view is defined, such as `users.views.echo`."""
+    view = getattr(view, "view_class", view)  # as_view() leaves the class on its function.
+    return f"{view.__module__}.{getattr(view, '__qualname__', type(view).__qualname__)}"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
+import sys
 from collections.abc import Callable, Coroutine
 from io import BytesIO
 from typing import Any, Concatenate
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
-from django.core.signals import request_started
+from django.core.signals import got_request_exception, request_started
 from django.db import connections
+from django.dispatch import receiver
 from django.http import (
     Http404,
     HttpRequest,
@@ -28,7 +29,7 @@ from django.utils.http import is_same_domain
 from django.utils.log import log_response
 
 from websocket.connection import WebSocket
-from websocket.console import answer_plain_request
+from websocket.console import answer_plain_request, name_of
 from websocket.protocol import Receive, Scope, Send
 
 logger = logging.getLogger("django.websocket")
@@ -106,10 +107,15 @@ class HandshakeHandler(BaseHandler):
         return response
 
     def resolve_request(self, request: HttpRequest) -> ResolverMatch:
-        """Resolve as Django does, and find nothing where a page's view stands."""
+        """Resolve the path as Django does, but raise `Http404` for the view of a page."""
         match = super().resolve_request(request)
         if not hasattr(match.func, "socket_view"):
-            raise Http404(f"{request.path} is a page, and no socket.")
+            problem = (
+                f"No socket at {quote(request.path)}: mount {name_of(match.func)} with "
+                "websocket(), not with path(), if it is a socket view."
+            )
+            logger.warning(problem)
+            raise Http404(problem)
         # A list for each URL pattern before this one: too much to keep while the socket is open.
         match.tried = None
         return match
@@ -150,8 +156,11 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
         response = view(socket, *args, **kwargs)
         if isinstance(response, HttpResponseBase):
             return response
-        if not asyncio.iscoroutine(response):
-            raise TypeError(f"The socket view {view!r} returned {response!r}: is it async?")
+        if not isinstance(response, Coroutine):
+            raise TypeError(
+                f"The socket view {name_of(view)} returned {response!r}: is it async? "
+                "(And without yield: it sends with `await socket.send_text()`.)"
+            )
         request.switching = SwitchingProtocols(socket, response)
         return request.switching
 
@@ -211,9 +220,28 @@ def forbid_origin(request: HttpRequest) -> HttpResponse:
     log_response(
         "Forbidden (Origin %s is neither this host nor in CSRF_TRUSTED_ORIGINS): %s",
         ascii(request.META["HTTP_ORIGIN"]),
-        request.path,
+        quote(request.path),
         response=response,
         request=request,
         logger=logging.getLogger("django.security.csrf"),
     )
     return response
+
+
+# Sockets mistaken for requests
+
+_OF_SOCKETS = ("accept", "iter_", "join", "receive", "reject", "send")
+
+
+@receiver(got_request_exception)
+def explain(sender: Any, **kwargs: Any) -> None:
+    """Add a note to the exception of a view that is mounted as one of the other kind."""
+    error = sys.exc_info()[1]
+    if not isinstance(error, AttributeError):
+        return
+    if isinstance(error.obj, HttpRequest) and (error.name or "").startswith(_OF_SOCKETS):
+        error.add_note("Mount a socket view with websocket(), not with path().")
+    elif isinstance(error.obj, WebSocket) and error.name in dir(error.obj.request):
+        error.add_note(
+            "A socket is not a request: use `socket.request`, or mount a page's view with path()."
+        )

@@ -41,6 +41,8 @@ class WebSocketView(View):
 
     def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
         """Take the socket where Django's views take a request."""
+        if not isinstance(request, WebSocket):
+            raise TypeError("Mount a WebSocketView with websocket(), not with path().")
         self.socket = request
         super().setup(self.socket.request, *args, **kwargs)
         # Mixins ask the request for its user, where nobody sees it: see `WebSocket.user`.

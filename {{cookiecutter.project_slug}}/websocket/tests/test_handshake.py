@@ -24,7 +24,7 @@ from django.utils.translation import gettext as _
 from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import CONNECT, Server, connect_to, serving
 from websocket.urls import re_websocket, websocket
-from websocket.views import origin_exempt
+from websocket.views import WebSocketView, origin_exempt
 
 
 async def show(socket, *args, **kwargs):
@@ -121,11 +121,17 @@ class RoutingTests(SimpleTestCase):
         self.assertEqual((await refusal_of("/int/x/y")).status_code, 404)
 
     async def test_a_page_is_no_socket(self):
-        self.assertEqual((await refusal_of("/page/")).status_code, 404)
+        with self.assertLogs("django.websocket") as logs:
+            self.assertEqual((await refusal_of("/page/")).status_code, 404)
+        sentence = (
+            f"No socket at /page/: mount {__name__}.page with websocket(), not with path(), "
+            "if it is a socket view."
+        )
+        self.assertEqual([record.getMessage() for record in logs.records], [sentence])
         with override_settings(DEBUG=True):
             refusal = await refusal_of("/page/")
         self.assertEqual(refusal.status_code, 404)
-        self.assertIn(b"/page/ is a page, and no socket.", refusal.content)
+        self.assertIn(sentence.encode(), refusal.content)
 
     def test_a_view_has_to_be_callable(self):
         with self.assertRaisesMessage(TypeError, "and not 'users.views.echo'"):
@@ -136,6 +142,17 @@ class RoutingTests(SimpleTestCase):
             return None
 
         with self.assertLogs("django.request"), self.assertRaisesMessage(TypeError, "is it async?"):
+            async with connect_to(view):
+                pass
+
+    async def test_a_view_has_to_send_and_not_to_yield(self):
+        async def view(socket):
+            yield "tick"
+
+        with (
+            self.assertLogs("django.request"),
+            self.assertRaisesMessage(TypeError, "without yield"),
+        ):
             async with connect_to(view):
                 pass
 
@@ -689,6 +706,49 @@ class OriginTests(SimpleTestCase):
         self.assertNotIn("\x1b", logs.output[0])  # A terminal would obey it.
 
 
+class MixedUpTests(SimpleTestCase):
+    """Code that takes a socket for a request, or a request for a socket, is told so."""
+
+    def assertNote(self, note, caught):
+        self.assertEqual(caught.exception.__notes__, [note])
+
+    def test_a_socket_view_has_to_be_mounted_with_websocket(self):
+        note = "Mount a socket view with websocket(), not with path()."
+        with override_settings(
+            ROOT_URLCONF=(path("", show), path("class/", WebSocketView.as_view()))
+        ):
+            with self.assertRaises(AttributeError) as caught, self.assertLogs("django.request"):
+                self.client.get("/")
+            self.assertNote(note, caught)
+            with self.assertRaises(TypeError) as error, self.assertLogs("django.request"):
+                self.client.get("/class/")
+            self.assertIn("Mount a WebSocketView with websocket()", str(error.exception))
+
+    async def test_a_page_has_to_be_mounted_with_path(self):
+        def page(request):
+            return HttpResponse(request.POST["name"])
+
+        with self.assertRaises(AttributeError) as caught, self.assertLogs("django.request"):
+            async with connect_to(page):
+                pass
+        self.assertNote(
+            "A socket is not a request: use `socket.request`, or mount a page's view with path().",
+            caught,
+        )
+
+    def test_an_attribute_that_neither_has_is_another_mistake(self):
+        def page(request):
+            return HttpResponse(request.nothing)
+
+        with (
+            override_settings(ROOT_URLCONF=(path("", page),)),
+            self.assertRaises(AttributeError) as caught,
+            self.assertLogs("django.request"),
+        ):
+            self.client.get("/")
+        self.assertFalse(hasattr(caught.exception, "__notes__"))
+
+
 @override_settings(ROOT_URLCONF=__name__)
 class PlainRequestTests(SimpleTestCase):
     def test_a_handshake_that_came_as_a_plain_request_is_logged_with_what_to_do(self):
@@ -696,6 +756,11 @@ class PlainRequestTests(SimpleTestCase):
             response = self.client.get("/ws/", HTTP_UPGRADE="websocket")
         self.assertEqual(response.status_code, 426)
         self.assertIn("uvicorn[standard]", logs.output[0])
+
+    def test_a_path_starts_no_line_of_the_log(self):
+        with self.assertLogs("django.websocket", "WARNING") as logs:
+            self.client.get("/caf%C3%A9/a%0aERROR/", HTTP_UPGRADE="websocket")
+        self.assertTrue(logs.output[0].endswith(": /caf%C3%A9/a%0AERROR/"), logs.output)
 
     def test_a_socket_answers_a_plain_request_with_426(self):
         for method in (self.client.get, self.client.post, self.client.head):

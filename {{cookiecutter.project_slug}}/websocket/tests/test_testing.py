@@ -229,7 +229,6 @@ class FailureTests(SimpleTestCase):
             async with connect_to(view) as client:
                 await client.wait_closed()
 
-
     async def test_under_a_wrapper_that_copies_the_scope(self):
         async def failing_view(socket):
             await socket.accept()
