@@ -1,11 +1,12 @@
 """The chat's pages, and what reaches a room from elsewhere: the admin and the command line."""
 
-from unittest import mock, skipIf
+from importlib.util import find_spec
+from unittest import mock, skipIf, skipUnless
 
 import django
 from asgiref.sync import sync_to_async
 from django.core.management import CommandError, call_command
-from django.test import TestCase, TransactionTestCase
+from django.test import TestCase, TransactionTestCase, override_settings
 
 from chat.models import Message, Room
 from users.models import User
@@ -79,4 +80,10 @@ class FromElsewhereTests(TransactionTestCase):
             mock.patch("websocket.groups.can_publish", return_value=False),
             self.assertRaisesMessage(CommandError, "set REDIS_URL"),
         ):
+            call_command("announce", "den", "Hello?")
+
+    @skipUnless(find_spec("redis"), "needs pip install -e '.[redis]'")
+    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.1, WEBSOCKET_REDIS_URL="redis://127.0.0.1:1")
+    def test_the_command_says_when_redis_is_away(self) -> None:
+        with self.assertRaisesMessage(CommandError, "Redis did not take a message"):
             call_command("announce", "den", "Hello?")

@@ -26,4 +26,7 @@ class Command(BaseCommand):
             group = Room.objects.get(slug=room).group
         except Room.DoesNotExist:
             raise CommandError(f"There is no room {room!r}.") from None
-        groups.publish(group, {"type": "announcement", "text": text})
+        try:
+            groups.publish(group, {"type": "announcement", "text": text})
+        except groups.PublishError as error:
+            raise CommandError(str(error)) from error
