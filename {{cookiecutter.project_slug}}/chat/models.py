@@ -51,6 +51,7 @@ class Message(models.Model):
             "id": self.pk,
             "key": self.key.hex,
             "user": self.user.get_username(),
+            "user_id": self.user_id,
             "text": self.text,
             "sent_at": self.sent_at,
         }

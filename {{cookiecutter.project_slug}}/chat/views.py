@@ -13,7 +13,7 @@ from chat.forms import MessageForm
 from chat.models import Message, Room
 from users.models import User
 from websocket.connection import InvalidMessage, WebSocket
-from websocket.groups import apublish
+from websocket.groups import PublishError, apublish, publish
 
 # So many messages are on the page at first, and so many go into one message of the socket.
 HISTORY = 100
@@ -42,19 +42,28 @@ async def room_socket(socket: WebSocket, slug: str) -> None:
     """Send what was said, then what is said; store what the client says and tell the room."""
     room = await sync_to_async(get_object_or_404)(Room, slug=slug)
     await socket.accept()
-    # First join, then load: what is said meanwhile comes twice, and the page drops what it has.
-    # The other way round it would not come at all.
-    await socket.join(room.group)
-    await send_history(socket, room)
-    async for data in socket.iter_json():
-        match data:
-            case {"type": "say", "text": str(), "key": str()}:
-                await say(socket, room, data)
-            case {"type": "typing"}:
-                hint = {"type": "typing", "user": socket.user.get_username()}
-                await apublish(room.group, hint, exclude=socket)
-            case _:
-                raise InvalidMessage("Expected something to say, or a typing hint.")
+    try:
+        # First join, then load: what is said meanwhile comes twice, and the page drops what it
+        # has. The other way round it would not come at all.
+        await socket.join(room.group)
+        await send_history(socket, room)
+        async for data in socket.iter_json():
+            await handle(socket, room, data)
+    except PublishError:  # Redis is away, and the log says so. The page will connect again.
+        await socket.close(1013, "Try again later.")
+
+
+async def handle(socket: WebSocket, room: Room, data: Any) -> None:
+    """Do what a page asks for."""
+    match data:
+        case {"type": "say", "text": str(), "key": str()}:
+            await say(socket, room, data)
+        case {"type": "typing"}:
+            user = socket.user
+            hint = {"type": "typing", "user": user.get_username(), "user_id": user.pk}
+            await apublish(room.group, hint, exclude=socket)
+        case _:
+            raise InvalidMessage("Expected something to say, or a typing hint.")
 
 
 async def send_history(socket: WebSocket, room: Room) -> None:
@@ -86,17 +95,15 @@ def read_id(socket: WebSocket, name: str) -> int | None:
 async def say(socket: WebSocket, room: Room, data: dict[str, Any]) -> None:
     """Store a message and tell the room; or tell the client why not, in the form's own words."""
     user = cast(User, socket.user)  # @login_required lets nobody else in.
-    form = MessageForm(data, instance=Message(room=room, user=user))
     try:
-        stored = await save(form)
-    except IntegrityError:  # What the form cannot see: somebody has deleted the room.
+        errors = await store(room, user, data)
+    except Room.DoesNotExist:
         await socket.close(1008, "This room is gone.")
-        return
-    if stored:
-        await apublish(room.group, form.instance.as_event())
+    except User.DoesNotExist:
+        await socket.close(3000, "Logged out.")
     else:
-        errors = form.errors.get_json_data()
-        await socket.send_json({"type": "errors", "key": data["key"], "errors": errors})
+        if errors:
+            await socket.send_json({"type": "errors", "key": data["key"], "errors": errors})
 
 
 # What uses the database, each in one hop to the socket's thread
@@ -122,7 +129,24 @@ def kept(room: Room, first: int, after: int) -> list[int]:
 
 
 @sync_to_async
-def save(form: MessageForm) -> bool:
-    if form.is_valid():
-        form.save()
-    return form.is_valid()
+def store(room: Room, user: User, data: dict[str, Any]) -> dict[str, Any]:
+    """Store a message and tell the room, or return the form's errors.
+
+    Both happen in one job of the thread, which runs to its end even if the client leaves and the
+    view is cancelled meanwhile: what is stored is published. Raises `Room.DoesNotExist` or
+    `User.DoesNotExist` if one was deleted.
+    """
+    user = User.objects.get(pk=user.pk)  # The name may have changed since the handshake.
+    form = MessageForm(data, instance=Message(room=room, user=user))
+    try:
+        if form.is_valid():
+            publish(room.group, form.save().as_event())
+    except IntegrityError:
+        # Meanwhile the room or the user was deleted, or another connection has stored the key.
+        room.refresh_from_db()
+        user.refresh_from_db()
+        form = MessageForm(data, instance=Message(room=room, user=user))
+        if form.is_valid():
+            raise
+    errors: dict[str, Any] = form.errors.get_json_data()
+    return errors

@@ -1,14 +1,18 @@
 """What a room's socket sends, stores, passes on and refuses."""
 
+import asyncio
+import threading
 import uuid
+from importlib.util import find_spec
 from typing import Any
-from unittest import mock
+from unittest import mock, skipUnless
 
 from asgiref.sync import sync_to_async
-from django.test import TestCase, TransactionTestCase
+from django.test import TestCase, TransactionTestCase, override_settings
 
+from chat.forms import MessageForm
 from chat.models import Message, Room
-from chat.views import HISTORY, last
+from chat.views import HISTORY, last, store
 from users.models import User
 from websocket.groups import apublish
 from websocket.testing import ClientSocket, HandshakeRefused, connect
@@ -156,7 +160,8 @@ class RoomTests(TestCase):
             await read_history(grace)
             await ada.send_json({"type": "typing"})
             await say(ada, "Done")
-            self.assertEqual(await grace.receive_json(), {"type": "typing", "user": "ada"})
+            hint = {"type": "typing", "user": "ada", "user_id": self.ada.pk}
+            self.assertEqual(await grace.receive_json(), hint)
             self.assertEqual((await ada.receive_json())["type"], "message")
         self.assertEqual(await sync_to_async(Message.objects.count)(), 1)
 
@@ -182,13 +187,95 @@ class RoomTests(TestCase):
         self.assertEqual(caught.exception.status_code, 404)
 
 
-class GoneRoomTests(TransactionTestCase):
+class CommittedTests(TransactionTestCase):
+    """With transactions that are committed, as between two servers."""
+
+    def setUp(self) -> None:
+        self.ada = User.objects.create_user("ada")
+        self.room = Room.objects.create(name="Den", slug="den")
+
     async def test_who_talks_in_a_room_that_was_deleted_is_told_that_it_is_gone(self) -> None:
-        ada = await sync_to_async(User.objects.create_user)("ada")
-        room = await sync_to_async(Room.objects.create)(name="Den", slug="den")
-        async with connect(SOCKET, user=ada) as socket:
+        async with connect(SOCKET, user=self.ada) as socket:
             await read_history(socket)
-            await sync_to_async(room.delete)()
+            await sync_to_async(self.room.delete)()
             await say(socket, "Anybody here?")
             self.assertEqual(await socket.wait_closed(), 1008)
             self.assertEqual(socket.close_reason, "This room is gone.")
+
+    async def test_it_is_no_error_if_the_room_is_deleted_while_a_message_is_stored(self) -> None:
+        def delete_and_save(form: MessageForm, save: Any = MessageForm.save) -> None:
+            Room.objects.all().delete()
+            save(form)
+
+        async with connect(SOCKET, user=self.ada) as socket:
+            await read_history(socket)
+            with mock.patch.object(MessageForm, "save", delete_and_save):
+                await say(socket, "Anybody here?")
+                self.assertEqual(await socket.wait_closed(), 1008)
+
+    async def test_it_is_no_error_if_the_user_is_deleted_while_a_message_is_stored(self) -> None:
+        def delete_and_save(form: MessageForm, save: Any = MessageForm.save) -> None:
+            User.objects.all().delete()
+            save(form)
+
+        async with connect(SOCKET, user=self.ada) as socket:
+            await read_history(socket)
+            with mock.patch.object(MessageForm, "save", delete_and_save):
+                await say(socket, "Am I still here?")
+                self.assertEqual(await socket.wait_closed(), 3000)
+
+    async def test_a_key_that_another_connection_stores_meanwhile_is_taken(self) -> None:
+        key = uuid.uuid4().hex
+
+        def store_and_save(form: MessageForm, save: Any = MessageForm.save) -> None:
+            Message.objects.create(room=self.room, user=self.ada, text="Once", key=key)
+            save(form)
+
+        async with connect(SOCKET, user=self.ada) as socket:
+            await read_history(socket)
+            with mock.patch.object(MessageForm, "save", store_and_save):
+                await say(socket, "Once", key)
+                event = await socket.receive_json()
+        self.assertEqual(event["errors"]["key"][0]["code"], "unique")
+        self.assertEqual(await sync_to_async(Message.objects.count)(), 1)
+
+    async def test_a_message_is_published_even_if_its_view_is_cancelled_meanwhile(self) -> None:
+        async with connect(SOCKET, user=self.ada) as socket:
+            await read_history(socket)
+            loop, cancelled = asyncio.get_running_loop(), threading.Event()
+
+            def cancel() -> None:
+                task.cancel()
+                cancelled.set()
+
+            def save_and_cancel(form: MessageForm, save: Any = MessageForm.save) -> Message:
+                message: Message = save(form)
+                loop.call_soon_threadsafe(cancel)
+                assert cancelled.wait(5)
+                return message
+
+            data = {"type": "say", "text": "Bye!", "key": uuid.uuid4().hex}
+            with mock.patch.object(MessageForm, "save", save_and_cancel):
+                task = asyncio.ensure_future(store(self.room, self.ada, data))
+                await asyncio.wait([task])
+            self.assertTrue(task.cancelled())
+            self.assertEqual((await socket.receive_json())["text"], "Bye!")
+
+    async def test_a_user_who_was_renamed_speaks_under_the_new_name(self) -> None:
+        async with connect(SOCKET, user=self.ada) as socket:
+            await read_history(socket)
+            await sync_to_async(User.objects.filter(pk=self.ada.pk).update)(username="ada.lovelace")
+            await say(socket, "Hello!")
+            event = await socket.receive_json()
+        self.assertEqual((event["user"], event["user_id"]), ("ada.lovelace", self.ada.pk))
+
+
+@skipUnless(find_spec("redis"), "needs pip install -e '.[redis]'")
+@override_settings(WEBSOCKET_REDIS_TIMEOUT=0.1, WEBSOCKET_REDIS_URL="redis://127.0.0.1:1")
+class WithoutRedisTests(TransactionTestCase):
+    async def test_while_redis_is_away_a_page_is_to_come_back_later(self) -> None:
+        ada = await sync_to_async(User.objects.create_user)("ada")
+        await sync_to_async(Room.objects.create)(name="Den", slug="den")
+        with self.assertLogs("django.websocket", "ERROR"), self.assertNoLogs("django.request"):
+            async with connect(SOCKET, user=ada) as socket:
+                self.assertEqual(await socket.wait_closed(), 1013)

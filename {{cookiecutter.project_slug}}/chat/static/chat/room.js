@@ -8,7 +8,8 @@ const HINT_LASTS = 4_000;
 
 const element = (id) => document.getElementById(id);
 const log = element("log");
-const me = document.body.dataset.user;
+/** Whether an event is about the visitor, whose name may have changed since the page was loaded. */
+const isMine = ({ user_id }) => String(user_id) === document.body.dataset.user;
 
 /** The id up to which the page has all messages: what a new connection goes on from. */
 let after = null;
@@ -47,7 +48,7 @@ const handlers = {
 
   message(message) {
     show(message);
-    atEnd ||= message.user === me;
+    atEnd ||= isMine(message);
     keepEnd();
     if (live) after = Math.max(after, message.id);
     stopTyping(message.user);
@@ -74,8 +75,9 @@ const handlers = {
     keepEnd();
   },
 
-  typing({ user }) {
-    if (user === me) return;
+  typing(hint) {
+    if (isMine(hint)) return;
+    const { user } = hint;
     clearTimeout(typing.get(user));
     typing.set(user, setTimeout(() => stopTyping(user), HINT_LASTS));
     showTyping();
@@ -89,11 +91,12 @@ const handlers = {
 };
 
 /** Put a message in its place, unless it is there. */
-function show({ id, key, user, text, sent_at }) {
+function show(message) {
+  const { id, key, user, text, sent_at } = message;
   pending.delete(key);
   if (log.querySelector(`[data-id="${id}"]`)) return;
   const item = document.createElement("article");
-  item.className = user === me ? "message mine" : "message";
+  item.className = isMine(message) ? "message mine" : "message";
   item.dataset.id = id;
   const time = document.createElement("time");
   time.dateTime = sent_at;
