@@ -49,11 +49,12 @@ def check_server(**kwargs: Any) -> list[CheckMessage]:
                 id="websocket.W002",
             )
         )
-    if version < (0, 52, 1):
+    if version < (0, 52, 4):
         messages.append(
             Warning(
-                "This uvicorn buffers without limit for clients that are slow to read.",
-                hint="pip install 'uvicorn[standard]>=0.52.1'",
+                "This uvicorn loses what was sent last before a close, and before 0.52.1 it buffers "
+                "without limit for clients that are slow to read.",
+                hint="pip install 'uvicorn[standard]>=0.52.4'",
                 id="websocket.W003",
             )
         )

@@ -158,11 +158,11 @@ class DistributionTests(SimpleTestCase):
         self.assertEqual(checks.check_server(), [])
 
     def test_uvicorn_has_to_be_new_enough(self):
-        self.install(uvicorn="0.52.0", websockets="16.0")
+        self.install(uvicorn="0.52.3", websockets="16.0")
         self.assertEqual(ids(checks.check_server()), ["websocket.W003"])
 
     def test_uvicorn_may_be_just_new_enough(self):
-        self.install(uvicorn="0.52.1", websockets="16.0")
+        self.install(uvicorn="0.52.4", websockets="16.0")
         self.assertEqual(checks.check_server(), [])
 
     def test_another_server_is_another_matter(self):
