@@ -13,7 +13,7 @@ from django.contrib.sessions.models import Session
 from django.core.exceptions import PermissionDenied
 from django.core.signals import got_request_exception
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
-from websocket.connection import State, WebSocket, WebSocketDisconnect
+from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
 
 from testsite import middleware
 
@@ -88,6 +88,16 @@ async def echo(socket):
     await socket.accept()
     async for message in socket:
         await socket.send_message(message)
+
+
+async def named(socket, name):
+    """Do what the name says."""
+    if name.startswith("bad"):
+        raise InvalidMessage(name)
+    if name.startswith("forbidden"):
+        await socket.accept()
+        raise PermissionDenied(name)
+    await socket.accept()
 
 
 async def forbidden(socket):

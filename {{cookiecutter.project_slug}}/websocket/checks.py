@@ -52,8 +52,8 @@ def check_server(**kwargs: Any) -> list[CheckMessage]:
     if version < (0, 52, 4):
         messages.append(
             Warning(
-                "This uvicorn loses what was sent last before a close, and before 0.52.1 it buffers "
-                "without limit for clients that are slow to read.",
+                "This uvicorn loses what was sent last before a close, and before 0.52.1 it "
+                "buffers without limit for clients that are slow to read.",
                 hint="pip install 'uvicorn[standard]>=0.52.4'",
                 id="websocket.W003",
             )

@@ -611,7 +611,7 @@ class WebSocket:
 
     def _log(self, what: str) -> None:
         if logger.isEnabledFor(logging.INFO):
-            client = (self.scope.get("client") or ("-",))[0]
+            client = one_line((self.scope.get("client") or ("-",))[0])
             logger.info("WebSocket %s %s %s %s", quote(self.path), client, self.log_user(), what)
 
     def log_user(self) -> str:
