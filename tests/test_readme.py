@@ -37,7 +37,7 @@ import asyncio
 from django.contrib.auth.models import Group
 from django.test import TestCase, TransactionTestCase
 from users.models import User
-from websocket.groups import publish
+from websocket.groups import apublish, publish
 from websocket.testing import HandshakeRefused, connect
 
 
@@ -88,6 +88,18 @@ class ReadmeTests(TestCase):
         await asyncio.to_thread(publish, "room.lobby", {"text": "hello"})
         assert await asyncio.wait_for(first, 5) == b'data: {"text": "hello"}\\n\\n'
         await events.aclose()
+
+    async def test_an_event_stream_whose_client_is_too_slow_ends_without_an_error(self):
+        await self.async_client.aforce_login(self.anna)
+        response = await self.async_client.get("/rooms/lobby/events/")
+        events = aiter(response.streaming_content)
+        first = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        await apublish("room.lobby", "first")
+        assert await asyncio.wait_for(first, 5) == b'data: "first"\\n\\n'
+        for _ in range(20):
+            await apublish("room.lobby", "x" * 2**16)
+        assert [event async for event in events] == []
 
 
 class CommittedTests(TransactionTestCase):
