@@ -30,3 +30,19 @@ class WithoutQueryStrings(logging.Filter):
                 for arg in record.args
             )
         return True
+
+
+class OneLineForVisitors(logging.Filter):
+    """Leaves out the traceback of what any visitor can cause, such as an invalid Host header."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith("django.security."):
+            record.exc_info = None
+        return True
+
+
+class NoMailForVisitors(logging.Filter):
+    """Keeps what any visitor can cause out of the mail to ADMINS."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.name.startswith("django.security.")

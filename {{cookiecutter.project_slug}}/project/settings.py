@@ -121,7 +121,11 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"query": {"()": "project.logging.WithoutQueryStrings"}},
+    "filters": {
+        "no_mail_for_visitors": {"()": "project.logging.NoMailForVisitors"},
+        "one_line_for_visitors": {"()": "project.logging.OneLineForVisitors"},
+        "query": {"()": "project.logging.WithoutQueryStrings"},
+    },
     "formatters": {
         "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
         "json": {"()": "project.logging.JSONFormatter"},
@@ -129,9 +133,14 @@ LOGGING = {
     "handlers": {
         "console": {
             "class": "logging.StreamHandler",
+            "filters": ["one_line_for_visitors"],
             "formatter": "json" if env.bool("LOG_JSON", default=False) else "line",
         },
-        "mail": {"class": "django.utils.log.AdminEmailHandler", "level": "ERROR"},
+        "mail": {
+            "class": "django.utils.log.AdminEmailHandler",
+            "filters": ["no_mail_for_visitors"],
+            "level": "ERROR",
+        },
     },
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {

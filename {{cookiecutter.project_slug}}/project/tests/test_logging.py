@@ -3,10 +3,17 @@
 import json
 import logging
 import sys
+from typing import Any
 
+from django.conf import settings
 from django.test import SimpleTestCase
 
-from project.logging import JSONFormatter, WithoutQueryStrings
+from project.logging import (
+    JSONFormatter,
+    NoMailForVisitors,
+    OneLineForVisitors,
+    WithoutQueryStrings,
+)
 
 
 def make_record(message: str, *args: object, exc_info: object = None) -> logging.LogRecord:
@@ -40,3 +47,23 @@ class LoggingTests(SimpleTestCase):
         for name in ("uvicorn.access", "uvicorn.error"):
             filters = logging.getLogger(name).filters
             assert any(isinstance(item, WithoutQueryStrings) for item in filters), name
+
+    def test_what_any_visitor_can_cause_is_one_line_and_no_mail(self) -> None:
+        with self.assertLogs("django.security.DisallowedHost") as logs:
+            assert self.client.get("/", HTTP_HOST="elsewhere.example").status_code == 400
+        record = logs.records[0]
+        assert record.exc_info
+        assert not NoMailForVisitors().filter(record)
+        assert OneLineForVisitors().filter(record)
+        assert not record.exc_info
+
+    def test_errors_of_the_project_keep_their_mail_and_their_traceback(self) -> None:
+        record = make_record("oh", exc_info=(ValueError, ValueError("no good"), None))
+        assert NoMailForVisitors().filter(record)
+        assert OneLineForVisitors().filter(record)
+        assert record.exc_info
+
+    def test_the_handlers_have_those_filters(self) -> None:
+        handlers: Any = settings.LOGGING["handlers"]
+        assert handlers["console"]["filters"] == ["one_line_for_visitors"]
+        assert handlers["mail"]["filters"] == ["no_mail_for_visitors"]
