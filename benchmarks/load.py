@@ -243,7 +243,8 @@ class Handshakes(Load):
         return len(self.delays) - before
 
     async def visit(self, until: float) -> None:
-        while perf_counter() < until:
+        """Come and go once, and again until the time is up."""
+        while True:
             start = perf_counter()
             client = Visitor()
             await connect(client, self.servers[0], "/ws/", self.headers)
@@ -251,6 +252,8 @@ class Handshakes(Load):
             client.closing = True
             client.transport.send_close(WSCloseCode.OK)
             await client.transport.wait_disconnected()
+            if perf_counter() >= until:
+                return
 
 
 class Visitor(Client):
@@ -273,7 +276,7 @@ class Group(Load):
         in_flight: int = 1,
         limit: int = sys.maxsize,
     ) -> None:
-        self.members = [Member(self) for _ in range(members)]
+        self.members = [CountingMember(self) for _ in range(members)]
         super().__init__(*servers)
         self.message = text_of(size)
         self.in_flight = in_flight
@@ -284,10 +287,8 @@ class Group(Load):
 
     async def open(self) -> None:
         for number, server in enumerate(self.servers):
-            await connect_all(self.members[number :: len(self.servers)], server, "/join/")
+            await join_all(self.members[number :: len(self.servers)], server)
         await connect(self.publisher, self.servers[0], "/publish/")
-        # A member is let in before it has joined.
-        await asyncio.sleep(0.3)
 
     async def work(self, seconds: float) -> int:
         """Publish so long, or up to the limit, and return the number of deliveries."""
@@ -321,12 +322,41 @@ class Group(Load):
 
 
 class Member(Client):
-    def __init__(self, load: Group) -> None:
+    """A member of the group, which is told first that it has joined, and then counts messages."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.load = load
+        self.joined = asyncio.Event()
         self.received = 0
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if self.joined.is_set():
+            self.on_message(frame)
+        self.joined.set()
+
+    def on_message(self, frame: WSFrame) -> None:
+        self.received += 1
+
+
+async def join_all(members: Sequence[Member], server: Server) -> None:
+    """Open many connections to the group, and wait until all have joined."""
+    await connect_all(members, server, "/join/")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            for member in members:
+                await member.joined.wait()
+    except TimeoutError:
+        raise server.failed(f"A member has not joined within {PATIENCE} seconds.") from None
+
+
+class CountingMember(Member):
+    """A member that tells the load of each message."""
+
+    def __init__(self, load: Group) -> None:
+        super().__init__()
+        self.load = load
+
+    def on_message(self, frame: WSFrame) -> None:
         load = self.load
         if frame.payload_size != len(load.message):
             load.fail(f"This was not published: {frame}")
@@ -364,25 +394,13 @@ def close_all(clients: Sequence[Client]) -> None:
         client.close()
 
 
-class BurstMember(Client):
-    """A member that counts what it gets."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.received = 0
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        self.received += 1
-
-
 async def burst(
     servers: Sequence[Server], members: int, messages: int, publisher: Command, patience: float
 ) -> dict[str, float]:
     """Count what reaches members while another process publishes as fast as it can."""
-    clients = [BurstMember() for _ in range(members)]
+    clients = [Member() for _ in range(members)]
     for number, server in enumerate(servers):
-        await connect_all(clients[number :: len(servers)], server, "/join/")
-    await asyncio.sleep(0.3)
+        await join_all(clients[number :: len(servers)], server)
     cpu, start = sum(server.cpu() for server in servers), perf_counter()
     delivered, first, last = 0, start, start
     process = await publisher()
@@ -419,9 +437,8 @@ async def stalled(
     """Publish to a group in which one member stops to read."""
     group = Group([server], members - 1, size, in_flight=8, limit=messages)
     await group.open()
-    reader_who_stops = Client()
-    await connect(reader_who_stops, server, "/join/")
-    await asyncio.sleep(0.3)
+    reader_who_stops = Member()
+    await join_all([reader_who_stops], server)
     transport = reader_who_stops.transport.underlying_transport
     address = transport.get_extra_info("sockname")
     transport.pause_reading()
@@ -443,6 +460,8 @@ async def stalled(
     close_all([*group.clients, reader_who_stops])
     if group.error is not None:
         raise group.error
+    if not group.delays:
+        raise server.failed("Nothing was delivered.")
     delays = sorted(group.delays)
     return {
         "messages": delivered / len(group.members),

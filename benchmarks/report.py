@@ -98,9 +98,10 @@ def summary(scenario: Scenario, rounds: list[Figures], base: list[Figures]) -> d
     median = {key: statistics.median(figures[key] for figures in good) for key in good[0]}
     main = scenario.figures[0]
     pairs = [(a[main], b[main]) for a, b in zip(rounds, base, strict=False) if a and b]
-    if main not in RATIOS or not pairs:
+    # Nothing is a multiple of nothing: the memory of few connections may not grow at all.
+    ratios = [figure / of_base for figure, of_base in pairs if of_base > 0]
+    if main not in RATIOS or not ratios:
         return {"median": median}
-    ratios = [figure / of_base for figure, of_base in pairs]
     return {
         "median": median,
         "ratio": statistics.median(ratios),
@@ -170,7 +171,7 @@ def ratio_rows(document: dict[str, Any]) -> list[list[str]]:
             continue
         raw = written("cpu_us", contenders["raw"]["median"]["cpu_us"])
         others = (contenders.get(other, {}).get("ratio") for other in COMPARED[1:])
-        rows.append([found["title"], raw, *(f"{x:.2f}" if x else "–" for x in others)])
+        rows.append([found["title"], raw, *("–" if x is None else f"{x:.2f}" for x in others)])
     return rows
 
 
@@ -271,6 +272,6 @@ def draw_panel(panel: Any, scenario: Scenario, found: dict[str, Any]) -> None:
         for value, figures in zip(values, contenders.values(), strict=True)
     ]
     panel.bar_label(bars, labels, padding=4, color=INK)
-    panel.set_xlim(0, max(values) * 1.35 or 1)
+    panel.set_xlim(0, max([0, *values]) * 1.35 or 1)
     panel.set_ylim(MOST_BARS - 0.5, -0.5)
     panel.set_title(f"{found['title']}\n{heading(scenario, main)}", fontsize=9, loc="left")

@@ -85,8 +85,8 @@ def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str
 
 
 def make_venv(path: Path, *packages: str | Path, **options: Any) -> Path:
-    """Make a virtual environment with these packages and return its Python."""
-    run(*UV, "venv", "--python", sys.executable, path)
+    """Make a virtual environment with pip and these packages, and return its Python."""
+    run(*UV, "venv", "--python", sys.executable, "--seed", path)
     python = path / "bin" / "python"
     run(*UV, "pip", "install", "--quiet", "--python", python, *packages, **options)
     return python

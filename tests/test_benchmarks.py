@@ -2,12 +2,13 @@
 
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import clean_environment, run
+from conftest import clean_environment, make_venv, run
 
 EXPECTED = {
     "echo_32": {"raw", "ours", "channels"},
@@ -18,14 +19,33 @@ EXPECTED = {
 }
 
 
+# Figures of which no ratio can be made, and none at all.
+WRITE_NOTHINGS = """
+import sys
+from pathlib import Path
+from benchmarks import report
+from benchmarks.scenarios import SMOKE
+results = {
+    "idle": {"raw": [{"memory_kib": 0.0}], "ours": [{"memory_kib": 0.0}]},
+    "uvicorn_idle": {"raw": [{"memory_kib": -1.0}], "raw_asyncio": [{"memory_kib": -2.0}]},
+    "echo_32": {"raw": [{}]},
+}
+report.write(report.document(results, SMOKE, 0.0), Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def python(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment that has what the benchmarks ask for."""
+    requirements = template / "benchmarks" / "requirements.txt"
+    return make_venv(tmp_path_factory.mktemp("benchmarks") / "venv", "-r", requirements)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks ask Linux for CPU times")
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server")
-def test_the_benchmarks_measure_each_contender(template: Path, tmp_path: Path) -> None:
-    python = tmp_path / "venv" / "bin" / "python"
-    run(sys.executable, "-m", "venv", tmp_path / "venv")
-    install = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python)
-    run(*install, "-r", template / "benchmarks" / "requirements.txt")
-
+def test_the_benchmarks_measure_each_contender(
+    python: Path, template: Path, tmp_path: Path
+) -> None:
     contenders = sorted(set().union(*EXPECTED.values()))
     run(
         *(python, "-m", "benchmarks", "--smoke", "--output", tmp_path / "results"),
@@ -43,3 +63,14 @@ def test_the_benchmarks_measure_each_contender(template: Path, tmp_path: Path) -
             assert all(math.isfinite(figure) for figure in figures.values())
     for name in ("benchmarks.md", "benchmarks.png", "benchmarks.svg"):
         assert (tmp_path / "results" / name).stat().st_size > 0
+
+
+def test_the_benchmarks_write_no_ratio_to_nothing(
+    python: Path, template: Path, tmp_path: Path
+) -> None:
+    env = clean_environment(HOME=str(tmp_path))
+    run(python, "-c", WRITE_NOTHINGS, tmp_path / "results", cwd=template, env=env)
+    scenarios = json.loads((tmp_path / "results" / "benchmarks.json").read_text())["scenarios"]
+    assert not any("ratio" in found for found in scenarios["idle"]["contenders"].values())
+    tables = (tmp_path / "results" / "benchmarks.md").read_text()
+    assert re.search(r"^\| this project +\| +0\.0 \|$", tables, re.MULTILINE)

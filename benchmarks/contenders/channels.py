@@ -26,6 +26,7 @@ class Join(AsyncWebsocketConsumer):
     async def connect(self) -> None:
         await self.channel_layer.group_add("room", self.channel_name)
         await self.accept()
+        await self.send(text_data="joined")
 
     async def disconnect(self, code: int) -> None:
         await self.channel_layer.group_discard("room", self.channel_name)

@@ -12,6 +12,7 @@ from websocket.urls import websocket
 async def join(socket: WebSocket) -> None:
     await socket.accept()
     await socket.join("room")
+    await socket.send_text("joined")
     async for _ in socket:
         pass
 

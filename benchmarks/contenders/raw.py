@@ -12,6 +12,7 @@ async def echo(receive: Any, send: Any) -> None:
 
 async def join(receive: Any, send: Any) -> None:
     members.add(send)
+    await send({"type": "websocket.send", "text": "joined"})
     while (await receive())["type"] == "websocket.receive":
         pass
     members.discard(send)

@@ -16,6 +16,7 @@ async def echo(websocket: WebSocket) -> None:
 async def join(websocket: WebSocket) -> None:
     await websocket.accept()
     members.add(websocket)
+    await websocket.send_text("joined")
     async for _ in websocket.iter_text():
         pass
     members.discard(websocket)
