@@ -97,9 +97,9 @@ class Postgres:
         address = ("--host=127.0.0.1", f"--port={self.port}", "--username=postgres")
         return self.run("psql", *address, "--no-align", "--tuples-only", "--command", sql).strip()
 
-    def connections(self) -> int:
-        """Return how many connections the site has."""
-        return int(self.query("SELECT count(*) FROM pg_stat_activity WHERE usename = 'site'"))
+    def connections(self, user: str = "site") -> int:
+        """Return how many connections the site, or another user, has."""
+        return int(self.query(f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{user}'"))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -145,6 +146,78 @@ def test_database_connections_that_idle_beyond_their_age_are_closed(
         # It was the socket's, which is still open, and opens another one.
         client.send("orm")
         assert client.recv(timeout=30) == "orm"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_with_rows(
+    request: pytest.FixtureRequest, project: Project, tmp_path: Path
+) -> tuple[str, Callable[[Server], int]]:
+    """The URL of a database with 10,000 rows to read, and what counts a server's connections."""
+    if request.param == "sqlite":
+        path = shutil.copy(project.path / "db.sqlite3", tmp_path / "rows.sqlite3")
+        url = f"sqlite:///{path}"
+
+        def count_connections(server: Server) -> int:
+            return get(f"{server.url}/state/")["sqlite_files"]
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        url = postgres.url.replace("site@", "reader@")
+        postgres.query("CREATE ROLE reader LOGIN SUPERUSER")
+
+        def count_connections(server: Server) -> int:
+            return postgres.connections("reader")
+
+    project.run("manage.py", "shell", "-c", INSERT, env={**project.env, "DATABASE_URL": url})
+    if request.param == "sqlite":
+        for alias in ALIASES:
+            shutil.copy(path, f"{path}.{alias}.sqlite3")
+    return url, count_connections
+
+
+# Aliases of that database; the last one's rows are all fetched at once.
+ALIASES = ["age_0", "age_60", "age_none", "checked", "client_side"]
+
+INSERT = """
+from django.contrib.sessions.models import Session
+from django.utils.timezone import now
+rows = (Session(session_key=f"{n:032}", session_data="-", expire_date=now()) for n in range(10_000))
+Session.objects.bulk_create(rows)
+"""
+
+
+def test_a_queryset_is_read_to_its_end_whatever_its_thread_does_meanwhile(
+    database_with_rows: tuple[str, Callable[[Server], int]], serve_site: Callable[..., Server]
+) -> None:
+    url, count_connections = database_with_rows
+    server = serve_site(DATABASE_URL=url, CONN_MAX_AGE="0", VARIANTS="1", WEBSOCKET_THREADS="1")
+    aliases = [*ALIASES, "pool"] if url.startswith("postgres") else ALIASES
+    options = {"compression": None, "open_timeout": 60}
+
+    async def read_all() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            readers = [
+                await stack.enter_async_context(
+                    async_connect(f"{server.ws}/read-rows/{alias}/", **options)
+                )
+                for alias in aliases
+            ]
+            for reader in readers:
+                assert await reader.recv() == "1000"
+            # The thread is idle until it has closed what nobody reads from.
+            async with connected(server, 1) as [other]:
+                assert await ask(other, "orm") == "orm"
+            async with asyncio.timeout(30):
+                while await asyncio.to_thread(count_connections, server) > len(aliases) - 1:
+                    await asyncio.sleep(0.1)
+            # Then there are others' jobs and handshakes between each two chunks.
+            for rows in range(2000, 10_001, 1000):
+                async with connected(server, 1) as [other]:
+                    assert await ask(other, "orm") == "orm"
+                assert set(await ask_all(readers, "on")) == {str(rows)}
+            assert set(await ask_all(readers, "on")) == {"all"}
+
+    with quiet(server):
+        asyncio.run(read_all())
 
 
 def test_slow_sync_code_holds_up_only_the_sockets_that_share_its_thread(

@@ -17,8 +17,25 @@ MIDDLEWARE = [
 LOGIN_URL = "/log-in/"
 
 # As in a project without the pool: each of the sockets' threads has its own connection.
-DATABASES["default"].get("OPTIONS", {}).pop("pool", None)
+pool = DATABASES["default"].get("OPTIONS", {}).pop("pool", None)
 DATABASES["default"]["CONN_MAX_AGE"] = int(os.environ.get("CONN_MAX_AGE", 60))
+
+# The same database, with each of the settings that decide how long a connection lives.
+if os.environ.get("VARIANTS"):
+    variants = {
+        "age_0": {"CONN_MAX_AGE": 0},
+        "age_60": {"CONN_MAX_AGE": 60},
+        "age_none": {"CONN_MAX_AGE": None},
+        "checked": {"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": True},
+        "client_side": {"CONN_MAX_AGE": 0, "DISABLE_SERVER_SIDE_CURSORS": True},
+    }
+    if pool:
+        variants["pool"] = {"CONN_MAX_AGE": 0, "OPTIONS": {"pool": {**pool, "max_size": 1}}}
+    for name, variant in variants.items():
+        DATABASES[name] = {**DATABASES["default"], "CONN_HEALTH_CHECKS": False, **variant}
+        if not pool:
+            # A copy: SQLite keeps a closed file open as long as the process reads from it.
+            DATABASES[name]["NAME"] += f".{name}.sqlite3"
 
 # A test chooses by the environment.
 for name in ("DISCONNECT_GRACE", "MAX_MESSAGE_SIZE", "THREADS"):

@@ -39,6 +39,7 @@ SOCKETS = [
 urlpatterns = [
     *(websocket(f"{view.__name__}/", view) for view in SOCKETS),
     websocket("named/<name>/", views.named),
+    websocket("read-rows/<database>/", views.read_rows),
     path("log-in/<name>/", views.log_in),
     path("release/", views.release),
     path("state/", views.state),

@@ -205,6 +205,18 @@ async def work(socket):
         await socket.send_text(str(answer))
 
 
+async def read_rows(socket, database):
+    """Read a table of many rows through an alias, in chunks, and wait for the client after each."""
+    await socket.accept()
+    rows = 0
+    async for _ in Session.objects.using(database).aiterator(chunk_size=1000):
+        rows += 1
+        if rows % 1000 == 0:
+            await socket.send_json(rows)
+            await socket.receive_text()
+    await socket.send_text("all")
+
+
 # --- lives -------------------------------------------------------------------------------------
 
 

@@ -15,35 +15,91 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakSet
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
-from django.db import close_old_connections, connections
+from django.db import connections
+from django.db.backends.utils import CursorWrapper
 
 from websocket import conf
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: Seconds for which a thread keeps a connection, however low CONN_MAX_AGE is.
+KEEP = 1.0
+
 
 class DatabaseThread(ThreadPoolExecutor):
-    """One thread that treats each of its jobs as Django does a request's database connections."""
+    """One thread, which looks after its database connections between its jobs.
+
+    Django does so between requests, but a socket may be iterating over a queryset, one job for
+    each chunk. So before each job a lost connection is replaced; one that is older than
+    CONN_MAX_AGE is closed then, or once the thread is idle, unless it has a cursor in use.
+    """
 
     def __init__(self, number: int) -> None:
-        super().__init__(max_workers=1, thread_name_prefix=f"websocket-{number}")
-        self.connected = False
-        self.last_job = 0.0
+        #: The jobs that wait or run, and when the last one ended.
+        self.jobs: set[Future[Any]] = set()
+        self.idle_since = 0.0
+        #: When to close the thread's connections, by alias, as far as they have an age limit.
+        self.close_at: dict[str, float] = {}
+        self.cursors: WeakSet[CursorWrapper] = WeakSet()
+        super().__init__(1, f"websocket-{number}", note_cursors, (self.cursors,))
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        self.last_job = time.monotonic()
-        return super().submit(self._run, fn, *args, **kwargs)
+        job = super().submit(self._run, fn, *args, **kwargs)
+        self.jobs.add(job)
+        job.add_done_callback(self.jobs.discard)
+        return job
+
+    def is_due(self) -> bool:
+        """Tell whether the thread is idle with a connection that is too old."""
+        now = time.monotonic()
+        return (
+            not self.jobs
+            and now - self.idle_since >= KEEP
+            and now >= min(list(self.close_at.values()), default=now + 1)
+        )
 
     def _run(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
-        # A connection that is too old, or was lost with its server, is made anew.
-        close_old_connections()
+        self._close_old_connections()
         try:
             return fn(*args, **kwargs)
         finally:
-            self.connected = any(c.connection is not None for c in connections.all())
+            self._take_over_connections()
+            self.idle_since = time.monotonic()
+
+    def _close_old_connections(self) -> None:
+        for connection in connections.all():
+            if not any(cursor.db is connection for cursor in self.cursors):
+                connection.close_at = self.close_at.get(connection.alias)
+            connection.close_if_unusable_or_obsolete()
+            connection.close_at = None
+
+    def _take_over_connections(self) -> None:
+        """Hide the connections' age from Django, which looks at it wherever a request ends."""
+        for connection in connections.all():
+            if connection.connection is None:
+                self.close_at.pop(connection.alias, None)
+            elif connection.close_at is not None:
+                keep_until = time.monotonic() + KEEP
+                self.close_at[connection.alias] = max(connection.close_at, keep_until)
+                connection.close_at = None
+
+
+def note_cursors(cursors: WeakSet[CursorWrapper]) -> None:
+    """Have this thread's connections note each cursor that runs a query, for as long as it lives.
+
+    (Not a method: a thread that refers to its executor never ends.)
+    """
+
+    def note(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
+        cursors.add(context["cursor"])
+        return execute(sql, params, many, context)
+
+    for connection in connections.all():
+        connection.execute_wrappers.insert(0, note)
 
 
 @cache
@@ -69,10 +125,10 @@ def enter_shared_thread() -> None:
 def close_idle_connections() -> bool:
     """Close the database connections of idle threads that are beyond CONN_MAX_AGE.
 
-    Returns whether any thread still holds a connection.
+    Returns whether any thread holds a connection that has to be closed some time.
     """
-    connected = [thread for thread in get_contexts()[0] if thread.connected]
-    for thread in connected:
-        if time.monotonic() - thread.last_job >= 1:
+    aging = [thread for thread in get_contexts()[0] if thread.close_at]
+    for thread in aging:
+        if thread.is_due():
             thread.submit(int)  # Any job starts with closing them.
-    return bool(connected)
+    return bool(aging)

@@ -1,21 +1,19 @@
 import asyncio
 import threading
-from unittest import skipIf
+import time
+from concurrent.futures import ThreadPoolExecutor
+from tempfile import TemporaryDirectory
+from unittest import mock, skipIf
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.contrib.auth import get_user_model
-from django.db import connection, connections
+from django.db import DatabaseError, close_old_connections, connection, connections
 from django.db.backends.signals import connection_created
 from django.test import SimpleTestCase, TestCase, TransactionTestCase, override_settings
 
 from websocket.testing import connect
 from websocket.tests.wire import connect_to, serving
-from websocket.threads import (
-    DatabaseThread,
-    close_idle_connections,
-    enter_shared_thread,
-    get_contexts,
-)
+from websocket.threads import close_idle_connections, enter_shared_thread, get_contexts
 
 
 async def say_thread(socket):
@@ -149,34 +147,86 @@ class ConnectionsTests(TransactionTestCase):
         self.assertEqual(len(opened), 2)
         self.assertEqual(len(set(opened)), 2)
 
-    def test_a_job_starts_with_a_look_at_the_connections(self):
-        def fail():
-            connection.ensure_connection()
-            connection.errors_occurred = True
 
-        def look():
-            return connection.errors_occurred
+def connect_to_database():
+    connection.ensure_connection()
+    return connection.connection
 
-        [thread, other] = get_contexts()[0]
+
+def start_to_read():
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1 UNION SELECT 2 UNION SELECT 3")
+    return cursor
+
+
+@override_settings(WEBSOCKET_THREADS=1)
+class AgeTests(SimpleTestCase):
+    """When a thread closes its connection: between its jobs, and never under a cursor."""
+
+    databases = {"default"}
+
+    def setUp(self):
+        get_contexts.cache_clear()
+        [self.thread] = get_contexts()[0]
+        self.addCleanup(self.run_job, connections.close_all)
+        if connection.vendor == "sqlite":
+            # Django never closes a database in memory.
+            path = f"{self.enterContext(TemporaryDirectory())}/db.sqlite3"
+            database = connections["default"].settings_dict
+            self.enterContext(mock.patch.dict(database, NAME=path, CONN_MAX_AGE=0))
+
+    def run_job(self, job):
+        return self.thread.submit(job).result()
+
+    def grow_old(self):
+        """Let the connection be too old, and its thread idle for long enough."""
+        while self.thread.jobs:  # Its last one is over, and about to be taken out.
+            time.sleep(0)
+        self.assertEqual(self.thread.close_at.keys(), {"default"})
+        self.thread.close_at["default"] = self.thread.idle_since = 0
+
+    def test_jobs_share_a_connection_for_a_second_at_least(self):
+        first = self.run_job(connect_to_database)
+        self.assertIs(self.run_job(connect_to_database), first)
+        self.grow_old()
+        self.assertIsNot(self.run_job(connect_to_database), first)
+
+    def test_an_old_connection_is_kept_while_a_cursor_lives(self):
+        cursor = self.run_job(start_to_read)
+        first = self.run_job(connect_to_database)
+        self.assertEqual(self.run_job(cursor.fetchone), (1,))
+        self.grow_old()
+        self.assertTrue(close_idle_connections())
+        self.run_job(close_old_connections)  # As Django does where a request ends.
+        self.assertIs(self.run_job(connect_to_database), first)
+        self.assertEqual(self.run_job(cursor.fetchall), [(2,), (3,)])
+        del cursor
+        self.assertIsNot(self.run_job(connect_to_database), first)
+
+    def test_a_connection_is_replaced_where_a_job_left_a_transaction_open(self):
+        def begin():
+            connection.set_autocommit(False)
+            return start_to_read()
+
+        cursor = self.run_job(begin)
+        self.assertTrue(self.run_job(lambda: connection.get_autocommit()))
+        with self.assertRaises(DatabaseError):
+            self.run_job(cursor.fetchone)
+
+    def test_an_idle_thread_closes_its_old_connection(self):
+        def is_connected():
+            look = ThreadPoolExecutor.submit  # Unlike a job, it leaves the connection alone.
+            return look(self.thread, lambda: connection.connection is not None).result()
+
         self.assertFalse(close_idle_connections())
-        thread.submit(fail).result()
-        self.assertFalse(thread.submit(look).result())
-        self.assertEqual((thread.connected, other.connected), (True, False))
-
-    def test_idle_threads_look_at_their_connections_too(self):
-        looked = threading.Event()
-
-        class Thread(DatabaseThread):
-            def submit(self, fn, /, *args, **kwargs):
-                future = super().submit(fn, *args, **kwargs)
-                future.add_done_callback(lambda future: looked.set())
-                return future
-
-        [thread, _] = get_contexts()[0]
-        thread.submit(lambda: connection.ensure_connection()).result()
-        thread.__class__ = Thread
+        self.run_job(connect_to_database)
         self.assertTrue(close_idle_connections())
-        self.assertFalse(looked.is_set())  # It has worked less than a second ago.
-        thread.last_job -= 1
+        self.assertTrue(is_connected())
+        self.grow_old()
+        self.thread.idle_since = time.monotonic()  # It works again and again.
         self.assertTrue(close_idle_connections())
-        self.assertTrue(looked.wait(5))
+        self.assertTrue(is_connected())
+        self.grow_old()
+        self.assertTrue(close_idle_connections())
+        self.assertFalse(is_connected())
+        self.assertFalse(close_idle_connections())
