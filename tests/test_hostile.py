@@ -62,3 +62,17 @@ def test_a_path_with_a_line_break_forges_no_line_of_the_log(
     lines = "".join(server.lines[before:]).splitlines()
     assert any(name in line for line in lines)
     assert not [line for line in lines if line.startswith("FORGED")]
+
+
+# --- handshakes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[f"Cookie: a={'x' * 9000}"], [f"X-{n}: x" for n in range(200)]],
+    ids=["long", "many"],
+)
+def test_a_handshake_may_have_headers_as_long_and_as_many_as_a_page(
+    server: Server, headers: list[str]
+) -> None:
+    assert request(server, "/echo/", *UPGRADE, *headers).startswith(b"HTTP/1.1 101 ")

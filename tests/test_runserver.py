@@ -39,7 +39,9 @@ def test_it_serves_pages_static_files_and_sockets_and_says_where(workshop: Proje
         for path in ("/", "/static/users/site.css", "/static/admin/css/base.css"):
             with urllib.request.urlopen(server.url + path, timeout=10) as response:
                 assert response.status == 200
-        with connect(f"{server.ws}/ws/") as client:
+        # A browser sends localhost the cookies of all its ports.
+        cookies = {"Cookie": f"other={'x' * 9000}"}
+        with connect(f"{server.ws}/ws/", additional_headers=cookies) as client:
             client.send("hello")
             assert client.recv(timeout=10) == "hello"
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import struct
+import sys
 from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
@@ -60,3 +62,19 @@ def excuse_bad_text(record: logging.LogRecord) -> bool:
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, "INFO"
     return True
+
+
+def lift_header_limits() -> None:
+    """Let handshakes have headers as long and as many as page requests may have.
+
+    uvicorn (0.54.0) reads a handshake whole and hands it to the library websockets (17.4), whose
+    http11.py refuses a line over 8 KiB and more than 128 headers; uvicorn then never answers. By
+    that time the limits protect nothing, and pages have none. The library reads them from the
+    environment when it is imported, which uvicorn does before it imports the application. Without
+    this, a browser with many cookies has pages, and no sockets. See
+    https://websockets.readthedocs.io/en/stable/reference/variables.html
+    """
+    for name, limit in (("MAX_LINE_LENGTH", 2**20), ("MAX_NUM_HEADERS", 10_000)):
+        value = os.environ.setdefault(f"WEBSOCKETS_{name}", str(limit))
+        if "websockets.http11" in sys.modules:
+            setattr(sys.modules["websockets.http11"], name, int(value))

@@ -52,6 +52,7 @@ def websockets(app: Application) -> Application:
         raise ImproperlyConfigured(" ".join(errors))
     get_handler()
     logging.getLogger("uvicorn.error").addFilter(internals.excuse_bad_text)
+    internals.lift_header_limits()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         groups.get_hub().is_serving = True

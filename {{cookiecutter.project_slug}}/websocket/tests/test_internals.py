@@ -31,14 +31,15 @@ async def uvicorn_serves(application):
         await serving
 
 
-async def open_connection(port):
+async def open_connection(port, headers=b""):
     """Return the streams of a WebSocket whose handshake was accepted."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
         b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n" % b64encode(os.urandom(16))
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n" % b64encode(os.urandom(16))
     )
-    await reader.readuntil(b"\r\n\r\n")
+    writer.write(headers + b"\r\n")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
     return reader, writer
 
 
@@ -110,3 +111,14 @@ class UvicornTests(SimpleTestCase):
         self.assertIn("Invalid UTF-8", "".join(logs.output))
         self.assertNotIn("ERROR", "".join(logs.output))
         self.assertNotIn("Traceback", "".join(logs.output))
+
+    async def test_lift_header_limits(self):
+        async def application(scope, receive, send):
+            await send({"type": "websocket.accept"})
+
+        internals.lift_header_limits()
+        long, many = b"Cookie: a=%b\r\n" % (b"x" * 9000), b"X: x\r\n" * 200
+        async with uvicorn_serves(application) as port:
+            for headers in (long, many):
+                _, writer = await open_connection(port, headers)
+                writer.close()
