@@ -1,4 +1,4 @@
-"""What `manage.py check` can see is wrong."""
+"""System checks: the mistakes that `manage.py check` finds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from websocket import conf
 
 @register(Tags.compatibility)
 def check_application(**kwargs: Any) -> list[CheckMessage]:
-    """Check that sockets reach their views."""
+    """Check that ASGI_APPLICATION passes WebSockets on to their views."""
     if conf.errors():
         return []  # The application does not start; check_settings says why.
     path = getattr(settings, "ASGI_APPLICATION", None)
@@ -36,7 +36,7 @@ def check_application(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_server(**kwargs: Any) -> list[CheckMessage]:
-    """Check that uvicorn, where it is the server, can do WebSockets, and does them well."""
+    """Check that uvicorn, if it is installed, has a WebSocket library and is recent enough."""
     version = _version("uvicorn")
     if version is None:
         return []
@@ -52,7 +52,7 @@ def check_server(**kwargs: Any) -> list[CheckMessage]:
     if version < (0, 52, 4):
         messages.append(
             Warning(
-                "This uvicorn loses what was sent last before a close, and before 0.52.1 it "
+                "This uvicorn loses the last messages before a close; before 0.52.1 it also "
                 "buffers without limit for clients that are slow to read.",
                 hint="pip install 'uvicorn[standard]>=0.52.4'",
                 id="websocket.W003",
@@ -63,7 +63,7 @@ def check_server(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_runserver(**kwargs: Any) -> list[CheckMessage]:
-    """Check that the command for development serves sockets too: Django's own does not."""
+    """Check that `manage.py runserver` serves sockets, which Django's own does not."""
     if not settings.DEBUG or not get_commands()["runserver"].startswith("django."):
         return []
     path = getattr(settings, "ASGI_APPLICATION", None) or "project.asgi.application"
@@ -71,7 +71,7 @@ def check_runserver(**kwargs: Any) -> list[CheckMessage]:
     return [
         Warning(
             "`manage.py runserver` is Django's own, which serves no sockets.",
-            hint=f"Run `uvicorn {module}:{name} --reload` in its place.",
+            hint=f"Run `uvicorn {module}:{name} --reload` instead.",
             id="websocket.W006",
         )
     ]
@@ -79,14 +79,14 @@ def check_runserver(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_name(**kwargs: Any) -> list[CheckMessage]:
-    """Check that no other distribution's module is named as this app is."""
+    """Check that no installed distribution has a module of this app's name."""
     if _version("websocket-client") is None:
         return []
     return [
         Warning(
-            "The package websocket-client is installed, whose module `websocket` this project's "
-            "app of that name hides.",
-            hint="Uninstall it, or whatever needs it will import this app in its place.",
+            "The package websocket-client is installed: its module has the same name as this "
+            "project's app `websocket`, which hides it.",
+            hint="Uninstall it: code that needs it would import this app instead.",
             id="websocket.W004",
         )
     ]
@@ -94,7 +94,7 @@ def check_name(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_middleware(**kwargs: Any) -> list[CheckMessage]:
-    """Check that what authentication reads is there before it."""
+    """Check that AuthenticationMiddleware has SessionMiddleware before it."""
     names = [path.rpartition(".")[2] for path in settings.MIDDLEWARE]
     if "AuthenticationMiddleware" not in names:
         return []
@@ -104,7 +104,7 @@ def check_middleware(**kwargs: Any) -> list[CheckMessage]:
     return [
         Warning(
             "MIDDLEWARE has AuthenticationMiddleware without SessionMiddleware before it: "
-            "every handshake ends in an error.",
+            "every handshake fails.",
             hint="Put django.contrib.sessions.middleware.SessionMiddleware before it.",
             id="websocket.W005",
         )
@@ -113,20 +113,20 @@ def check_middleware(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
-    """Check the WEBSOCKET_ settings: with one that cannot work, `websockets()` raises too."""
+    """Check the WEBSOCKET_ settings, as `websockets()` does when the server starts."""
     return [Error(error, id="websocket.E002") for error in conf.errors()]
 
 
 @register(Tags.compatibility, deploy=True)
 def check_processes(**kwargs: Any) -> list[CheckMessage]:
-    """Tell where groups live: it matters where the site is more than one process."""
+    """Report that groups live in one process, which matters if the site has several."""
     if conf.REDIS_URL:
         return []
     return [
         Info(
             "WEBSOCKET_REDIS_URL is empty: groups live in the memory of one process. What other "
             "processes publish (workers, commands, a second server) does not reach its sockets.",
-            hint="Set it where there is more than one: here, by REDIS_URL in the environment.",
+            hint="If there are several processes, set REDIS_URL in the environment.",
             id="websocket.I001",
         )
     ]

@@ -1,6 +1,6 @@
-"""The app's settings: WEBSOCKET_ and the name in Django's settings, or the default given here.
+"""The app's settings: each is Django's setting WEBSOCKET_<name>, or the default given here.
 
-They are read once, not on every message; a test that overrides one is heard all the same.
+They are read once and not for every message, and again when a test overrides one.
 """
 
 from importlib.util import find_spec
@@ -10,30 +10,30 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.signals import setting_changed
 
-#: Seconds that a view may go on after its connection ended, before it is cancelled.
+#: Seconds that a view may go on after its connection has ended; then it is cancelled.
 DISCONNECT_GRACE: float = 2.0
 
-#: Bytes that one message of a client may have; a larger one closes the connection with 1009.
-#: Also what is kept, in all, for a view that is busy while its client sends.
+#: Bytes that a client's message may have: a larger one closes the connection with 1009. Also the
+#: bytes that are kept, in all, for a view that is busy while its client sends.
 MAX_MESSAGE_SIZE: int = 1024 * 1024
 
-#: Bytes of its groups' messages that are kept for one client that is slow to read them.
+#: Bytes of its groups' messages that are kept for each client that is slow to read.
 OUTBOX_SIZE: int = 1024 * 1024
 
-#: Put before the names of Redis channels, so that projects can share a server.
+#: The prefix of the names of Redis channels, so that projects can share a server.
 REDIS_PREFIX: str = "websocket:"
 
-#: Seconds to wait for Redis: for its answer, and for a connection to it.
+#: Seconds to wait for a connection to Redis, and for each of its answers.
 REDIS_TIMEOUT: float = 2.0
 
-#: Where groups live: a Redis server, or the memory of one process where this is empty.
+#: The Redis server that the groups use. If this is empty, they live in the memory of one process.
 REDIS_URL: str = ""
 
-#: What happens to a client for which OUTBOX_SIZE is not enough: "close" closes its connection with
-#: 1013, "drop" keeps it and drops the oldest messages.
+#: What to do if OUTBOX_SIZE is not enough for a client: "close" closes its connection with 1013,
+#: "drop" drops the oldest messages.
 SLOW_CLIENT: str = "close"
 
-#: Threads, and so database connections, that the sockets of one process share.
+#: The number of threads that the sockets of one process share. Each has its database connections.
 THREADS: int = 8
 
 _DEFAULTS = {name: value for name, value in globals().items() if name.isupper()}

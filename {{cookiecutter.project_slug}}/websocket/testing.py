@@ -34,12 +34,12 @@ from websocket.threads import DatabaseThread, get_contexts
 
 T = TypeVar("T")
 
-#: Seconds that a test waits for what should come at once.
+#: Seconds after which a test fails that waits for a message or for the view's end.
 TIMEOUT = 5.0
 
 
 def hear_setting(*, setting: str, **kwargs: Any) -> None:
-    """Let a test override what is read but once; middleware may have read any setting."""
+    """Forget what was made from a setting that a test overrides: middleware may read any."""
     get_handler.cache_clear()
     if setting == "WEBSOCKET_THREADS":
         get_contexts.cache_clear()
@@ -49,7 +49,7 @@ setting_changed.connect(hear_setting)
 
 
 class HandshakeRefused(Exception):
-    """The handshake was answered with an HTTP response, as `connect` raises it."""
+    """The handshake was refused with an HTTP response. Raised by `connect`."""
 
     def __init__(self, status_code: int, headers: Headers, content: bytes) -> None:
         super().__init__(f"The handshake was refused with status {status_code}.")
@@ -63,9 +63,9 @@ _handshakes = 0
 
 @contextmanager
 def connections_kept() -> Iterator[None]:
-    """Let handshakes leave the database connections alone, as the requests of Django's client do.
+    """Keep handshakes from closing old database connections, as Django's test client does.
 
-    They are the test's, and where tests may not use the database, not even a look is allowed.
+    The connections are the test's, and a test that may not use the database may not touch them.
     """
     global _handshakes
     _handshakes += 1
@@ -91,9 +91,9 @@ async def connect(
 ) -> AsyncIterator[ClientSocket]:
     """Connect to a socket of the project, `settings.ASGI_APPLICATION`, as a client.
 
-    `path` may have a query string. Cookies are those of `client`, which also keeps what the
-    handshake sets; `user` is logged in first. The block's end closes the connection and waits for
-    the view to end. Raises `HandshakeRefused`; and what the view raised, with its traceback.
+    `path` may have a query string. The cookies are those of `client`, which also keeps the ones
+    that the handshake sets; `user` is logged in first. The end of the block closes the connection
+    and waits for the view to end. Raises `HandshakeRefused`, and any exception of the view.
     """
     if user is not None:
         client = client or AsyncClient()
@@ -110,7 +110,7 @@ async def connect(
         yield socket
         await socket.close()
     except BaseException as error:
-        # Where the view failed, a test's own exception is mostly what came of that.
+        # If the view failed, an exception of the test is mostly a consequence.
         if socket.error is not None and isinstance(error, Exception):
             raise socket.error from error
         raise
@@ -152,17 +152,17 @@ _current: ContextVar[ClientSocket] = ContextVar("current")
 
 
 class ClientSocket:
-    """The client's end of a connection, and the ASGI server between it and the project."""
+    """A client's end of a connection, and the ASGI server between it and the project."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         #: The subprotocol and the headers of the accept.
         self.subprotocol: str | None = None
         self.raw_headers: list[tuple[bytes, bytes]] = []
-        #: How the connection was closed, whichever side did it.
+        #: How the connection was closed, by either side.
         self.close_code: int | None = None
         self.close_reason = ""
-        #: What the view raised.
+        #: The exception that the view raised.
         self.error: BaseException | None = None
         self._to_view: asyncio.Queue[Event] = asyncio.Queue()
         self._from_view: asyncio.Queue[Event] = asyncio.Queue()
@@ -192,8 +192,8 @@ class ClientSocket:
     async def receive(self, timeout: float = TIMEOUT) -> str | bytes:
         """Return the next message, str for text and bytes for binary.
 
-        Raises `TimeoutError` after `timeout` seconds, which the view does not notice, and
-        `WebSocketDisconnect` when the connection was closed.
+        Raises `TimeoutError` after `timeout` seconds, and `WebSocketDisconnect` once the
+        connection is closed. A timeout does not disturb the view.
         """
         if self.close_code is not None and self._from_view.empty():
             raise WebSocketDisconnect(self.close_code, self.close_reason)
@@ -226,13 +226,13 @@ class ClientSocket:
                 yield await self.receive()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection, as a client that leaves."""
+        """Close the connection, as a client that leaves does."""
         if self.close_code is None:
             self.close_code, self.close_reason = code, reason
             self._receive_event({"type": "websocket.disconnect", "code": code, "reason": reason})
 
     async def wait_closed(self, timeout: float = TIMEOUT) -> int:
-        """Wait until the view has ended, dropping what it still sends; return the close code."""
+        """Wait until the view has ended, drop the messages it still sent; return the close code."""
         assert self._task is not None
         await self._wait(asyncio.shield(self._task), timeout, "the view's end")
         while not self._from_view.empty():
@@ -287,7 +287,7 @@ class ClientSocket:
         self._to_view.put_nowait(event)
 
     async def _send(self, event: Event) -> None:
-        """What the application calls to send an event."""
+        """Take an event from the application, as its `send`."""
         if self.close_code is not None:
             raise ConnectionResetError("The connection is closed.")
         kind = event["type"]
@@ -331,8 +331,8 @@ class ClientSocket:
 class ASGILiveServerTestCase(TransactionTestCase):
     """A test case with the project under uvicorn in a thread, for browsers and other clients.
 
-    `live_server_url` is its address. It serves pages, static files and sockets; its sync code runs
-    in one thread, which sees the database that the tests use.
+    `live_server_url` is its address. It serves pages, static files and sockets. Its sync code runs
+    in a single thread, which uses the tests' database.
     """
 
     host = "127.0.0.1"
@@ -365,7 +365,7 @@ class LiveServer:
         self.executor = DatabaseThread(0)
         context = ThreadSensitiveContext()
         SyncToAsync.context_to_thread_executor[context] = self.executor
-        # A database in memory is its connection: the server's thread uses the tests'.
+        # A database in memory lives in its connection: the server's thread uses the tests' own.
         self.shared = {
             connection.alias: connection
             for connection in connections.all()

@@ -1,4 +1,4 @@
-"""Socket views in the URLconf: all that Django's paths can do, because they are Django's."""
+"""Mount socket views in the URLconf, as `django.urls` mounts pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def websocket(
 ) -> URLPattern:
     """Return an element for `urlpatterns`, as `django.urls.path` does, for a socket view.
 
-    The view is called with the socket, and with what the route captured and `kwargs` hold.
+    The view is called with the socket, the arguments that the route captures, and `kwargs`.
     Raises `TypeError` for a view that is not callable, or a class without its `as_view()`.
     """
     return path(route, upgrade(view), kwargs, name)
@@ -23,5 +23,5 @@ def websocket(
 def re_websocket(
     route: str, view: SocketView, kwargs: dict[str, Any] | None = None, name: str | None = None
 ) -> URLPattern:
-    """Return what `websocket` does, for a route that is a regular expression, as `re_path` does."""
+    """Return an element for `urlpatterns` as `websocket` does, for a regular expression."""
     return re_path(route, upgrade(view), kwargs, name)
