@@ -29,7 +29,7 @@ settings.configure(
 )
 django.setup()
 
-from websocket import groups, middleware  # noqa: E402
+from websocket import groups, middleware, sweep  # noqa: E402
 from websocket.connection import InvalidMessage, WebSocketDisconnect  # noqa: E402
 from websocket.urls import websocket  # noqa: E402
 
@@ -316,7 +316,7 @@ async def serve(*args):
     # The next look at the open sockets is the last one: there are none.
     await asyncio.sleep(5)
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert not middleware._open_sockets.get(asyncio.get_running_loop())
+    assert not sweep._open.get(asyncio.get_running_loop())
     await task
     return server
 

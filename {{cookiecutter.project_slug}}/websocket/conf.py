@@ -13,8 +13,7 @@ from django.core.signals import setting_changed
 #: Seconds that a view may go on after its connection has ended; then it is cancelled.
 DISCONNECT_GRACE: float = 2.0
 
-#: Bytes that a client's message may have: a larger one closes the connection with 1009. Also the
-#: bytes that are kept, in all, for a view that is busy while its client sends.
+#: Bytes that a client's message may have: a larger one closes the connection with 1009.
 MAX_MESSAGE_SIZE: int = 1024 * 1024
 
 #: Bytes of its groups' messages that are kept for each client that is slow to read.

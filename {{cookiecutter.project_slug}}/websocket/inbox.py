@@ -1,80 +1,103 @@
 """Reading for a view that does not.
 
-A server stops reading a connection whose messages nobody takes. Then it sees neither the pong, so
-that it kills the connection, nor the client leave, so that the view goes on for nobody. A view
-that waits for its client never comes here: its own `receive()` is what reads.
+A server stops reading a connection whose messages nobody takes. Then it sees neither the client's
+pongs, and closes the connection for want of them, nor that the client leaves, and the view goes on
+for nobody. A view that waits for its client never needs this: its own `receive()` reads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
-from websocket import conf
-from websocket.protocol import Event, ReceiveEvent, size_of
+from websocket.counters import counters
+from websocket.protocol import Event, Receive, ReceiveEvent, size_of
 
-if TYPE_CHECKING:
-    from websocket.connection import WebSocket
-
-# What it costs to keep an event beside its data, roughly: a flood of empty messages is one too.
+# Roughly what it costs to keep an event beside its data: empty messages can flood too.
 OVERHEAD: Final = 512
+
+# Bytes of messages that are kept, or one message if it is larger; then the client has to wait.
+SIZE: Final = 64 * 1024
 
 
 class Inbox:
-    """The events that came while a view did not receive, and the task that reads them.
+    """The events that arrived while a view did not receive, and the task that reads them.
 
-    It reads on until it holds WEBSOCKET_MAX_MESSAGE_SIZE; then the client has to wait for the
-    view. Where the view has never received anything, what is beyond that is dropped instead: such
-    a view only pushes.
+    `receive` is the server's; `arrived` is called with each event that was read ahead.
     """
 
-    def __init__(self, socket: WebSocket) -> None:
-        self.socket = socket
+    def __init__(self, receive: Receive, arrived: Callable[[Event], None]) -> None:
+        self.server_receive = receive
+        self.arrived = arrived
         self.events: deque[Event] = deque()
         self.reader: asyncio.Task[None] | None = None
         self.size = 0
+        self.full_since = 0.0
+        #: Whether the view waits for an event.
+        self.is_wanted = False
+        #: Whether messages are dropped, because the view only pushes.
+        self.is_discarding = False
 
-    def start(self) -> None:
+    def read_ahead(self) -> None:
         """Read until the view receives again, the inbox is full, or the client has left."""
-        if self.reader is None and not self.is_full():
-            self.reader = asyncio.create_task(self.read())
+        if self.reader is None and not self._is_full():
+            self.reader = asyncio.create_task(self._read())
 
-    async def stop(self) -> None:
-        """Stop reading, for good."""
+    def seconds_full(self) -> float:
+        """Return for how long the client has had to wait."""
+        return time.monotonic() - self.full_since if self._is_full() else 0.0
+
+    def discard(self) -> None:
+        """Drop the messages, those that are kept and those that arrive until the view receives."""
+        self.is_discarding = True
+        counters["unread"] += len(self.events)
+        self.events.clear()
+        self.size = 0
+        self.read_ahead()
+
+    def stop(self) -> None:
+        """Stop reading for good."""
         if self.reader is not None:
             self.reader.cancel()
-            await asyncio.wait([self.reader])
+
+    def is_idle(self) -> bool:
+        """Return whether nothing is kept and nothing is being read."""
+        return not self.events and self.reader is None
 
     async def receive(self) -> Event:
-        """Return the oldest event, or wait for the next one."""
-        if not self.events and self.reader is not None:
-            await asyncio.wait([self.reader])  # Now that the view receives, it reads just one.
-        if not self.events:
-            return await self.socket.receive_from_server()
+        """Return the oldest event, or wait for the next one. Canceling is safe: none is lost."""
+        self.is_discarding = False
+        self.is_wanted = True
+        try:
+            if not self.events and self.reader is not None:
+                # Now that the view waits, the reader ends after one event.
+                await asyncio.wait([self.reader])
+            if not self.events:
+                return await self.server_receive()
+        finally:
+            self.is_wanted = False
         event = self.events.popleft()
         self.size -= size_of(event) + OVERHEAD
         return event
 
-    async def read(self) -> None:
-        """Read events from the server, as the reader task."""
+    async def _read(self) -> None:
         try:
-            while not (self.socket.is_receiving or self.is_full()):
-                event = await self.socket.receive_from_server()
+            while not (self.is_wanted or self._is_full()):
+                event = await self.server_receive()
+                self.arrived(event)
+                if self.is_discarding and event["type"] == ReceiveEvent.RECEIVE:
+                    counters["unread"] += 1
+                    continue
+                self.events.append(event)
+                self.size += size_of(event) + OVERHEAD
+                self.full_since = time.monotonic()
                 if event["type"] == ReceiveEvent.DISCONNECT:
-                    self.socket.client_left(event)
-                    self.keep(event)
                     return
-                if size_of(event) > conf.MAX_MESSAGE_SIZE:
-                    self.socket.close_too_large(event)
-                elif self.size < conf.MAX_MESSAGE_SIZE:
-                    self.keep(event)
         finally:
             self.reader = None
 
-    def keep(self, event: Event) -> None:
-        self.events.append(event)
-        self.size += size_of(event) + OVERHEAD
-
-    def is_full(self) -> bool:
-        return self.size >= conf.MAX_MESSAGE_SIZE and self.socket.messages_in > 0
+    def _is_full(self) -> bool:
+        return self.size >= SIZE

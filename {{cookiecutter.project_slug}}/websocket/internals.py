@@ -28,6 +28,16 @@ def transport_of(send: Any) -> asyncio.Transport | None:
     return getattr(getattr(send, "__self__", None), "transport", None)
 
 
+def ping_timeout_of(send: Any) -> float | None:
+    """Return how many seconds the server waits for a pong, or None where it does not show that.
+
+    In uvicorn (0.52.4 to 0.54.0), an attribute of the protocol that `send` is a method of, set by
+    `--ws-ping-timeout`. Without it, WebSocket.look() supposes uvicorn's default.
+    """
+    timeout = getattr(getattr(send, "__self__", None), "ping_timeout", None)
+    return timeout if isinstance(timeout, (int, float)) else None
+
+
 def unsent(transport: asyncio.Transport) -> int:
     """Return how many bytes the transport still has to hand to the operating system.
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
-from websocket import groups, middleware
+from websocket import sweep
+from websocket.connection import WebSocket
+from websocket.counters import counters as counted
+from websocket.counters import lock
 
 _NAMES = {
     "messages_in": ("messages_in_total", "Messages that views have received."),
     "messages_out": ("messages_out_total", "Messages that clients were sent."),
     "joins": ("group_joins_total", "Sockets that joined a group."),
     "deliveries": ("group_deliveries_total", "Messages that were handed to members of groups."),
+    "unread": ("messages_unread_total", "Messages that were dropped: their view only pushes."),
     "dropped": ("group_dropped_total", "Messages that were dropped: their client was too slow."),
     "closed": ("slow_clients_closed_total", "Clients that were closed: they were too slow."),
 }
@@ -18,11 +22,13 @@ _NAMES = {
 
 def count() -> Counter[str]:
     """Return the counters, with what the sockets that are open have done so far."""
-    counters = Counter(groups.counters)
-    for socket in middleware.open_sockets():
-        counters["open"] += 1
-        counters["messages_in"] += socket.messages_in
-        counters["messages_out"] += socket.messages_out
+    with lock:
+        counters = Counter(counted)
+        for socket in sweep.everything():
+            if isinstance(socket, WebSocket):
+                counters["open"] += 1
+                counters["messages_in"] += socket.messages_in
+                counters["messages_out"] += socket.messages_out
     return counters
 
 

@@ -1,135 +1,126 @@
-"""What a socket's groups send to it, without ever waiting for its client."""
+"""A client's share of its groups' messages, sent without anybody waiting for that client."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import types
 from collections import deque
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final, Protocol
 
 from websocket import conf
-from websocket.groups import Message, counters, get_hub
-from websocket.protocol import State
+from websocket.counters import counters
+from websocket.protocol import Event, Send
 
-if TYPE_CHECKING:
-    from websocket.connection import WebSocket
+# What next() returns for a coroutine that has finished: quicker than catching StopIteration.
+_FINISHED: Final = object()
 
-logger = logging.getLogger("django.websocket")
 
-# Looked up once: every delivery compares with it.
-_CONNECTED = State.CONNECTED
+class Message(Protocol):
+    """A message, encoded once for all its receivers."""
 
-# What next() returns where `send` has finished: quicker than to catch its StopIteration.
-_SENT = object()
+    event: Event
+    size: int
 
 
 class Outbox:
     """A socket as a member of groups, and the messages that its client is too slow to take.
 
-    For a client that keeps up, a message costs no task and no queue: the server's `send` is
-    driven by hand, and finishes at once. Only where it has to wait, because the transport's
-    buffer is full, does a task take over; what comes meanwhile waits here, within bounds.
+    A message to a client that keeps up costs no task and no queue. While the server's `send` has
+    to wait, because the transport's buffer is full, a task does the waiting, and further messages
+    are kept, up to WEBSOCKET_OUTBOX_SIZE. `lost` is called when the server cannot send any more;
+    `too_slow` when the outbox is full: it either stops the outbox, or leaves it to drop the
+    oldest messages.
     """
 
-    def __init__(self, socket: WebSocket) -> None:
-        self.id = socket.id
-        self.socket = socket
-        self.send_to_server = socket.send_to_server
-        self.groups: set[str] = set()
-        self.hub = get_hub()
-        self.sender: asyncio.Task[None] | None = None
-        self.size = 0
-        self.waiting: deque[Message] = deque()
+    def __init__(
+        self, id: str, send: Send, lost: Callable[[], object], too_slow: Callable[[], None]
+    ) -> None:
+        self.id = id
+        self.server_send = send
+        self.lost = lost
+        self.too_slow = too_slow
+        #: Messages that were sent.
+        self.sent = 0
+        #: Whether messages have been dropped since the client last kept up.
         self.is_dropping = False
+        self.is_stopped = False
+        self.sender: asyncio.Task[None] | None = None
+        self.waiting: deque[Message] = deque()
+        self.size = 0
 
-    async def join(self, group: str) -> None:
-        """Make the socket a member of a group, unless it ends meanwhile."""
-        self.groups.add(group)
+    def push(self, message: Message) -> None:
+        """Send a message now, or once the client has read those before it."""
+        if self.sender is not None:
+            self._keep(message)
+            return
+        if self.is_stopped:
+            return
         try:
-            await self.hub.join(group, self)
-        except BaseException:
-            self.leave(group)
-            raise
-        counters["joins"] += 1
-        if group not in self.groups:
-            self.hub.leave(group, self)
+            rest = begin(self.server_send(message.event))
+        except (OSError, RuntimeError):
+            self.lost()
+            return
+        if rest is None:
+            self.sent += 1
+        else:
+            # In a context of its own, which keeps nothing of the publisher's alive.
+            task = asyncio.get_running_loop().create_task(self._send(rest), context=Context())
+            self.sender = task
 
-    def leave(self, group: str) -> None:
-        self.groups.discard(group)
-        self.hub.leave(group, self)
+    def missed(self) -> None:
+        """Do nothing: delivery to sockets is at most once."""
 
     def stop(self) -> None:
-        """Leave all groups, and forget what is still to be sent."""
-        while self.groups:
-            self.leave(self.groups.pop())
+        """Send nothing more, and forget what is kept."""
+        self.is_stopped = True
         self.waiting.clear()
         self.size = 0
         if self.sender is not None:
             self.sender.cancel()
 
-    def push(self, message: Message) -> None:
-        """Send a message now, or as soon as the client has read what is before it."""
-        if self.sender is not None:
-            self.keep(message)
-            return
-        if self.socket.app_state is not _CONNECTED:
-            return
-        sending = self.send_to_server(message.event).__await__()
-        try:
-            future = next(sending, _SENT)
-        except (OSError, RuntimeError):
-            self.socket.lost()
-            return
-        if future is _SENT:
-            self.socket.messages_out += 1
-        else:
-            # In a context of its own, which keeps nothing of the publisher's alive.
-            rest = self.send(_resume(sending, future))
-            self.sender = asyncio.get_running_loop().create_task(rest, context=Context())
-
-    def keep(self, message: Message) -> None:
-        """Keep a message for later; if that is too much, do as WEBSOCKET_SLOW_CLIENT says."""
+    def _keep(self, message: Message) -> None:
         self.waiting.append(message)
         self.size += message.size
-        # One message is kept however large it is: its data is there once, for all members.
-        if self.size <= conf.OUTBOX_SIZE or len(self.waiting) == 1:
-            return
-        if conf.SLOW_CLIENT == "drop":
-            if not self.is_dropping:
-                logger.warning("%r is slow to read: messages to it are dropped.", self.socket)
-                self.is_dropping = True
+        # One message is kept however large it is: its members share its data.
+        if self.size > conf.OUTBOX_SIZE and len(self.waiting) > 1:
+            self.too_slow()
             while self.size > conf.OUTBOX_SIZE and len(self.waiting) > 1:
+                self.is_dropping = True
                 self.size -= self.waiting.popleft().size
                 counters["dropped"] += 1
-        else:
-            logger.warning("%r is slow to read: it is closed.", self.socket)
-            counters["closed"] += 1
-            self.stop()
-            self.socket.close_soon(1013, "Too slow to read.", grace=0)
 
-    async def send(self, first: Awaitable[None]) -> None:
-        """Send what waits, as the sender task, until nothing does."""
+    async def _send(self, first: Awaitable[None]) -> None:
         try:
             await first
-            self.socket.messages_out += 1
+            self.sent += 1
             while self.waiting:
                 message = self.waiting.popleft()
                 self.size -= message.size
-                await self.send_to_server(message.event)
-                self.socket.messages_out += 1
+                await self.server_send(message.event)
+                self.sent += 1
         except (OSError, RuntimeError):
-            self.socket.lost()
+            self.lost()
         finally:
             self.is_dropping = False
             self.sender = None
 
 
+def begin(coroutine: Awaitable[None]) -> Awaitable[None] | None:
+    """Run a coroutine until it waits for the first time; return the rest of it, or None.
+
+    Nearly all sends end without waiting: so a delivery takes 0.4 us beside the server's own work,
+    and a task for each would take 2 us more.
+    """
+    step = coroutine.__await__()
+    future = next(step, _FINISHED)
+    return None if future is _FINISHED else _resume(step, future)
+
+
 @types.coroutine
 def _resume(step: Generator[Any, Any, None], future: Any) -> Generator[Any, Any, None]:
-    """Go on awaiting what was driven up to the first future that it waits for."""
+    """Continue a coroutine that was run up to the first future that it waits for."""
     try:
         while True:
             try:

@@ -1,8 +1,10 @@
-"""The words of the protocol: states, events and errors, and what a handshake carries."""
+"""The protocol's vocabulary: states, events, errors, headers, close codes and JSON."""
 
 from __future__ import annotations
 
 import enum
+import json
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -16,8 +18,6 @@ Scope = dict[str, Any]
 Event = dict[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
-
-encode_json = DjangoJSONEncoder(separators=(",", ":")).encode
 
 
 class State(enum.Enum):
@@ -103,12 +103,92 @@ class QueryParams(QueryDict):
     """The parameters of a query string: the last value by name, all of them by `getlist`."""
 
 
+# RFC 6455, section 7.4, and the IANA registry of close codes, less those for local use.
+_SENDABLE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
+
+
+def check_close(code: int, reason: str) -> None:
+    """Raise `ValueError` for a code or a reason that a close frame must not have.
+
+    (RFC 6455, sections 5.5 and 7.4.)
+    """
+    if not (code in _SENDABLE_CODES or 3000 <= code <= 4999):
+        raise ValueError(
+            f"{code} is not a close code that can be sent: use 1000, 1001, 1003, 1007 to 1014, "
+            "or one from 3000 to 4999."
+        )
+    if len(reason.encode()) > 123:
+        raise ValueError(f"A close reason has 123 bytes at the most; this one: {reason!r}.")
+
+
+#: The headers about content that Django's middleware sets. A 101 has no content (RFC 9110, section
+#: 15.2), and uvicorn keeps a handshake's headers while the socket is open: these take 2 KiB of it.
+HEADERS_OF_CONTENT: Final = frozenset(
+    {
+        b"content-language",
+        b"content-security-policy",
+        b"content-security-policy-report-only",
+        b"cross-origin-opener-policy",
+        b"referrer-policy",
+        b"vary",
+        b"x-content-type-options",
+        b"x-frame-options",
+    }
+)
+
+
+def encode_header(header: tuple[bytes | str, bytes | str]) -> tuple[bytes, bytes]:
+    """Return a header as ASGI wants it; raise `ValueError` for one with a line break."""
+    name, value = (part.encode("latin-1") if isinstance(part, str) else part for part in header)
+    if b"\n" in name + value or b"\r" in name + value:
+        raise ValueError(f"A header must not contain a line break: {header!r}.")
+    return name.lower(), value
+
+
+def one_line(value: Any) -> str:
+    """Return a value as text for the log, escaped against log injection."""
+    return str(value).encode("unicode_escape").decode("ascii")
+
+
+encode_json = DjangoJSONEncoder(separators=(",", ":")).encode
+
+
+def dump_json(data: Any, dumps: dict[str, Any]) -> str:
+    """Return a value as JSON; `dumps` are arguments for `json.dumps`."""
+    return json.dumps(data, **{"cls": DjangoJSONEncoder, **dumps}) if dumps else encode_json(data)
+
+
+def _read_finite(number: str) -> float:
+    # Python reads NaN, Infinity and 1e999, and would write them so that no browser can parse them.
+    if not math.isfinite(value := float(number)):
+        raise ValueError("a number that is not finite")
+    return value
+
+
+_JSON: Final = json.JSONDecoder(parse_constant=_read_finite, parse_float=_read_finite)
+
+
+def decode_json(data: str | bytes) -> Any:
+    """Return the value of JSON; raise `InvalidMessage` for anything else."""
+    try:
+        return _JSON.decode(
+            data if isinstance(data, str) else data.decode(json.detect_encoding(data))
+        )
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage(f"Expected JSON, and got something else: {error}.", 1007) from error
+
+
+def is_too_large(event: Event) -> bool:
+    """Return whether an event's data is larger than WEBSOCKET_MAX_MESSAGE_SIZE."""
+    text = event.get("text")
+    if text is not None and len(text) * 4 <= conf.MAX_MESSAGE_SIZE:
+        return False  # At four bytes a character at the most: the usual case, without encoding.
+    return size_of(event) > conf.MAX_MESSAGE_SIZE
+
+
 def size_of(event: Event) -> int:
-    """Return the size of an event's data in bytes: 0 where it has none."""
+    """Return the size of an event's data in bytes: 0 if it has none."""
     text = event.get("text")
     if text is None:
         return len(event.get("bytes") or b"")
-    # Where even four bytes a character fit, the number of characters is near enough.
-    if len(text) * 4 <= conf.MAX_MESSAGE_SIZE or text.isascii():
-        return len(text)
-    return len(text.encode(errors="surrogatepass"))
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))

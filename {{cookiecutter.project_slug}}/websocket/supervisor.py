@@ -1,118 +1,173 @@
-"""The task in which a view runs, and those that it starts: they end together, and in time."""
+"""Runs beside a view: ends it in time, and with it the tasks that it started."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
-from typing import Any
+import logging
+from collections.abc import Coroutine, Iterator
+from types import CodeType
+from typing import Any, Final
 
+from asgiref.sync import SyncToAsync
+
+from websocket import conf
 from websocket.protocol import WebSocketDisconnect
+
+logger = logging.getLogger("django.websocket")
+
+# Seconds that a view may wait for sync code after its time is up: that may have a long queue
+# before it, and what cleans up should not be lost because many clients left at once.
+PATIENCE: Final = 30.0
 
 
 class Supervisor:
-    """A context manager for a view: stops it in time, and what it started when it ends.
+    """An async context manager around a view.
 
-    Exceptions of both are kept in `errors`, and not raised. `asyncio.timeout()` and
-    `asyncio.TaskGroup` would do most of this, but every open socket would keep theirs, and what
-    nests them: 1 KiB more of 25.
+    Exceptions of the view and of its tasks are kept in `errors` and not raised. (An
+    `asyncio.TaskGroup` would wait for the tasks, not cancel them, when the view returns; with one
+    and an `asyncio.timeout()` every open socket takes 1 KiB more.)
     """
 
     __slots__ = (
-        "base_error",
-        "cancelling",
-        "cancels",
+        "_base_error",
+        "_cancelling",
+        "_deadline",
+        "_is_cut_off",
+        "_started",
+        "_stops",
+        "_timer",
+        "_view",
         "errors",
         "is_over",
         "loop",
-        "started",
         "task",
-        "timer",
+        "view_knows",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, view: Any) -> None:
         task = asyncio.current_task()
         assert task is not None
         self.task: asyncio.Task[Any] = task
         self.loop = asyncio.get_running_loop()
-        # How often the task was asked to cancel before, and from here.
-        self.cancelling = task.cancelling()
-        self.cancels = 0
         #: Whether the view has ended.
         self.is_over = False
-        #: What was raised in the view, and in what it started.
-        self.errors: Sequence[Exception] = ()
-        self.base_error: BaseException | None = None
-        # None until they are needed, for most sockets never need them.
-        self.started: set[asyncio.Task[None]] | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        #: Whether the view has been told that its connection is over.
+        self.view_knows = False
+        #: What the view raised, and what its tasks did.
+        self.errors: list[Exception] = []
+        self._view = view
+        self._base_error: BaseException | None = None
+        self._cancelling = task.cancelling()
+        self._stops = 0
+        self._is_cut_off = False
+        self._deadline = 0.0
+        # None until they are needed: most sockets never need them.
+        self._started: set[asyncio.Task[None]] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Supervisor:
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         self.is_over = True
+        is_cancel = isinstance(error, asyncio.CancelledError)
+        # The server's, unless it came from here or from what the view awaited.
+        is_cancelled = is_cancel and not self._stops and self.task.cancelling() > self._cancelling
         if isinstance(error, Exception):
-            self.errors = [*self.errors, *leaves(error)]
-        elif not isinstance(error, asyncio.CancelledError):
-            self.base_error = error or self.base_error
-        while self.started:
-            for task in self.started:
+            self.errors += leaves(error)
+        elif error is not None and not is_cancel:
+            self._base_error = error
+        while self._started:
+            for task in self._started:
                 task.cancel()
-            # Who cancels this, the timer or the server, cancels those who are still at it again.
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait(self.started)
-        if self.timer is not None:
-            self.timer.cancel()
-        for _ in range(self.cancels):
+            stops = self._stops
+            try:
+                await asyncio.wait(self._started)
+            except asyncio.CancelledError:
+                # The timer's or the server's: it cancels the tasks that go on once more.
+                is_cancelled = is_cancelled or self._stops == stops
+        if self._timer is not None:
+            self._timer.cancel()
+        # Also what an asyncio.TaskGroup of the view left here: before Python 3.13 it does.
+        while self.task.cancelling() > self._cancelling:
             self.task.uncancel()
-        if self.base_error is not None:
-            raise self.base_error
-        if self.task.cancelling() > self.cancelling and not self.errors:
-            raise asyncio.CancelledError  # The server's; but errors have to be reported first.
-        if isinstance(error, asyncio.CancelledError) and not (self.cancels or self.errors):
-            self.errors = [RuntimeError("The view awaited something that was cancelled.")]
-            self.errors[0].__cause__ = error
+        if self._base_error is not None:
+            raise self._base_error
+        if is_cancelled and not self.errors:
+            raise asyncio.CancelledError
+        if is_cancel and not (is_cancelled or self._stops or self.errors):
+            cancelled = RuntimeError("The view awaited something that was cancelled.")
+            cancelled.__cause__ = error
+            self.errors.append(cancelled)
         return True
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the view has ended, and what it started too."""
-        return self.is_over and not self.started
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
         """Run a coroutine beside the view; an exception in it stops the view."""
         task = self.loop.create_task(_until_disconnect(coroutine))
-        self.started = self.started or set()
-        self.started.add(task)
+        self._started = self._started or set()
+        self._started.add(task)
         task.add_done_callback(self._task_ended)
         # A task that is cancelled before it has begun never awaits its coroutine.
         task.add_done_callback(lambda task: coroutine.close())
         return task
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        if self.started is not None:
-            self.started.discard(task)
+        if self._started is not None:
+            self._started.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
-            self.errors = [*self.errors, *leaves(error)]
+            self.errors += leaves(error)
         elif error is not None:
-            self.base_error = error
-        if error is not None and not (self.cancels or self.is_over):
-            self.stop()
+            self._base_error = error
+        if error is not None and not (self._stops or self.is_over):
+            self._stop()
 
-    def stop(self) -> None:
-        """Cancel the view or, where it has ended, what it started."""
-        if not self.has_ended:
-            self.cancels += 1
-            self.task.cancel()
+    def connection_ended(self) -> None:
+        """Give the view WEBSOCKET_DISCONNECT_GRACE seconds to end, unless its time runs already."""
+        if self._timer is None:
+            self.end_in(conf.DISCONNECT_GRACE)
 
-    def stop_in(self, seconds: float) -> None:
-        """Stop so many seconds from now; this takes the place of an earlier call."""
-        if self.timer is not None:
-            self.timer.cancel()
-        if not self.has_ended:
-            self.timer = self.loop.call_later(seconds, self.stop)
+    def end_in(self, seconds: float) -> None:
+        """Give the view so many seconds to end; this replaces what an earlier call gave it.
+
+        A view that does not know yet that its connection is over learns it from being cancelled,
+        and has WEBSOCKET_DISCONNECT_GRACE seconds from then on. One that knows is cut off.
+        """
+        self._deadline = self.loop.time() + seconds
+        self._call_in(seconds)
+
+    def _call_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._has_ended():
+            self._timer = self.loop.call_later(seconds, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        if self._has_ended():
+            return
+        waiting = list(_waiting(self._view))
+        is_in_thread = bool(waiting) and waiting[-1][0] is SyncToAsync.__call__.__code__
+        if is_in_thread and self.loop.time() < self._deadline + PATIENCE:
+            self._call_in(conf.DISCONNECT_GRACE)
+            return
+        if self.view_knows and not self._is_cut_off and not self.is_over:
+            self._is_cut_off = True
+            logger.warning(
+                "The view %s was cut off: its connection is over, and it was waiting at %s.",
+                self._view.__qualname__,
+                " > ".join(f"{code.co_qualname}:{line}" for code, line in waiting),
+            )
+        elif not self.view_knows:
+            self.view_knows = True
+            self.end_in(conf.DISCONNECT_GRACE)
+        self._stop()
+
+    def _stop(self) -> None:
+        self._stops += 1
+        self.task.cancel()
+
+    def _has_ended(self) -> bool:
+        return self.is_over and not self._started
 
 
 async def _until_disconnect(coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -121,6 +176,13 @@ async def _until_disconnect(coroutine: Coroutine[Any, Any, Any]) -> None:
         await coroutine
     except* WebSocketDisconnect:
         pass
+
+
+def _waiting(coroutine: Any) -> Iterator[tuple[CodeType, int]]:
+    """Yield the code and the line of each coroutine in a chain of awaits, the outermost first."""
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        yield frame.f_code, frame.f_lineno
+        coroutine = coroutine.cr_await
 
 
 def leaves(error: Exception) -> list[Exception]:

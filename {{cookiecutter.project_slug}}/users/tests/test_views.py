@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils.html import escape
 
 from users.models import User
-from websocket import middleware
+from websocket import sweep
 from websocket.testing import connect
 
 
@@ -46,7 +46,7 @@ class EchoTests(SimpleTestCase):
 
 
 @override_settings(WEBSOCKET_DISCONNECT_GRACE=0.05)
-@mock.patch.object(middleware, "LOOK_EVERY", 0.01)
+@mock.patch.object(sweep, "INTERVAL", 0.01)
 class ClockTests(TestCase):
     user: User
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from websocket import conf
+from websocket.counters import counters
 from websocket.groups.memory import Hub, hubs
 from websocket.groups.message import (
     Member,
@@ -22,7 +23,6 @@ from websocket.groups.message import (
     PublishError,
     SubscriberTooSlow,
     check_name,
-    counters,
 )
 from websocket.groups.subscription import Subscription
 

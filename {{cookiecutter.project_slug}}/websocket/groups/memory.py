@@ -12,7 +12,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from websocket.groups.message import Member, Message, counters
+from websocket.counters import counters
+from websocket.groups.message import Member, Message
 
 logger = logging.getLogger("django.websocket")
 

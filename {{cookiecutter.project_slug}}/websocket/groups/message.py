@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from typing import Any, Final, Protocol
 
 from websocket.protocol import Event, SendEvent, encode_json
-
-#: What has happened so far: see websocket.metrics. What costs nothing to count is counted here.
-counters: Counter[str] = Counter()
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 

@@ -6,7 +6,8 @@ import asyncio
 from collections import deque
 
 from websocket import conf
-from websocket.groups.message import Message, SubscriberTooSlow, counters
+from websocket.counters import counters
+from websocket.groups.message import Message, SubscriberTooSlow
 
 
 class Subscription:

@@ -375,7 +375,7 @@ class SendTests(SimpleTestCase):
                 async def fail(event, error=error):
                     raise error
 
-                socket._send = fail
+                socket._server_send = fail
                 with self.assertRaises(WebSocketDisconnect) as caught:
                     await socket.send_text("too late")
                 self.assertIs(caught.exception.__cause__, error)

@@ -1,8 +1,11 @@
 import asyncio
+from unittest import mock
 
 from django.test import SimpleTestCase, override_settings
 
+from websocket import inbox
 from websocket.connection import State, WebSocket, WebSocketDisconnect
+from websocket.counters import counters
 from websocket.inbox import OVERHEAD
 from websocket.tests.wire import (
     CONNECT,
@@ -17,10 +20,18 @@ from websocket.tests.wire import (
 )
 
 
+async def look_often(socket: WebSocket) -> None:
+    """Look, each time after what the last look began has been done."""
+    for _ in range(5):
+        socket.look()
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
 class InboxTests(SimpleTestCase):
     async def test_a_view_that_does_not_receive_is_read_for(self):
         socket, server = await open_socket(text("a"), binary(b"b"))
-        socket.look_after()
+        socket.look()
         await until(server.drained.is_set)
         self.assertEqual(socket.messages_in, 0)
         self.assertEqual(await socket.receive_text(), "a")
@@ -28,7 +39,7 @@ class InboxTests(SimpleTestCase):
 
     async def test_messages_keep_their_order_when_the_view_receives_again(self):
         socket, server = await open_socket(text("0"), text("1"))
-        socket.look_after()
+        socket.look()
         await until(server.drained.is_set)
         server.events.put_nowait(text("2"))
         received = [await socket.receive_text() for _ in range(3)]
@@ -38,7 +49,7 @@ class InboxTests(SimpleTestCase):
 
     async def test_a_view_that_waits_is_woken_by_what_comes_next(self):
         socket, server = await open_socket()
-        socket.look_after()
+        socket.look()
         await until(server.drained.is_set)
         receiver = asyncio.create_task(socket.receive_text())
         await asyncio.sleep(0)
@@ -50,21 +61,21 @@ class InboxTests(SimpleTestCase):
     async def test_a_view_that_receives_is_left_alone(self):
         socket, server = await open_socket(text("a"), text("b"), text("c"))
         await socket.receive_text()
-        socket.look_after()
+        socket.look()
         await asyncio.sleep(0)
         self.assertEqual(server.events.qsize(), 2)  # It has received since the last look.
         await socket.receive_text()
         await socket.receive_text()
         receiver = asyncio.create_task(socket.receive_text())
         await until(server.drained.is_set)
-        socket.look_after()
-        socket.look_after()  # It is waiting, and there is one reader at a time.
+        socket.look()
+        socket.look()  # It is waiting, and there is one reader at a time.
         server.events.put_nowait(text("d"))
         self.assertEqual(await receiver, "d")
 
     async def test_a_client_is_seen_to_leave_though_the_view_does_not_receive(self):
         socket, _ = await open_socket(text("the last words"), left(1001))
-        socket.look_after()
+        socket.look()
         await until(lambda: socket.client_state is State.DISCONNECTED)
         with self.assertRaises(WebSocketDisconnect):
             await socket.send_text("too late")
@@ -77,7 +88,7 @@ class InboxTests(SimpleTestCase):
     async def test_a_view_may_take_its_time_to_accept(self):
         server = Server(CONNECT)
         socket = WebSocket(make_scope(), server.receive, server.send)
-        socket.look_after()
+        socket.look()
         await until(server.drained.is_set)
         await socket.accept()
         server.events.put_nowait(text("a"))
@@ -86,44 +97,91 @@ class InboxTests(SimpleTestCase):
     async def test_a_client_is_seen_to_leave_before_the_accept(self):
         server = Server(CONNECT, left(1006))
         socket = WebSocket(make_scope(), server.receive, server.send)
-        socket.look_after()
+        socket.look()
         await until(lambda: socket.client_state is State.DISCONNECTED)
         with self.assertRaises(WebSocketDisconnect):
             await socket.accept()
 
-    @override_settings(WEBSOCKET_MAX_MESSAGE_SIZE=3 * OVERHEAD)
+    @mock.patch.object(inbox, "SIZE", 3 * OVERHEAD)
     async def test_a_busy_view_is_read_for_until_the_inbox_is_full(self):
         socket, server = await open_socket(*(text(str(number)) for number in range(10)))
         await socket.receive_text()
-        socket.look_after()  # Has received since the last look.
-        socket.look_after()
+        socket.look()  # Has received since the last look.
+        socket.look()
         for _ in range(20):
             await asyncio.sleep(0)
         self.assertEqual(server.events.qsize(), 6)  # The client has to wait now.
         received = [await socket.receive_text() for _ in range(9)]
         self.assertEqual(received, [str(number) for number in range(1, 10)])
 
-    @override_settings(WEBSOCKET_MAX_MESSAGE_SIZE=3 * OVERHEAD)
+    @mock.patch.object(inbox, "SIZE", 3 * OVERHEAD)
+    async def test_a_view_that_takes_its_time_before_it_first_receives_loses_nothing(self):
+        messages = [str(number) for number in range(10)]
+        socket, server = await open_socket(*map(text, messages), left())
+        await look_often(socket)
+        self.assertEqual(server.events.qsize(), 8)  # The client has to wait now.
+        self.assertEqual([message async for message in socket], messages)
+
+    @mock.patch.object(inbox, "SIZE", 3 * OVERHEAD)
     async def test_a_view_that_only_pushes_is_read_for_without_end(self):
-        socket, _ = await open_socket(*(text(str(number)) for number in range(10)), left())
-        socket.look_after()
+        socket, server = await open_socket(*(text(str(number)) for number in range(10)))
+        server.ping_timeout = 0  # As if its client had waited for long.
+        before = counters["unread"]
+        with self.assertLogs("django.websocket", "WARNING") as logs:
+            await look_often(socket)
+        self.assertEqual(len(logs.records), 1)
+        self.assertIn("has received nothing", logs.output[0])
+        self.assertEqual(counters["unread"], before + 10)
+        server.events.put_nowait(left())
         await until(lambda: socket.client_state is State.DISCONNECTED)
-        # Of what it never asked for, a bounded part is kept.
-        self.assertEqual([message async for message in socket], ["0", "1", "2"])
+
+    @mock.patch.object(inbox, "SIZE", 3 * OVERHEAD)
+    async def test_a_view_that_receives_after_all_is_read_for_like_any_other(self):
+        socket, server = await open_socket(*(text(str(number)) for number in range(10)))
+        server.ping_timeout = 0
+        with self.assertLogs("django.websocket", "WARNING"):
+            await look_often(socket)
+        messages = [str(number) for number in range(10, 20)]
+        for message in messages:
+            server.events.put_nowait(text(message))
+        received = [await socket.receive_text()]
+        await look_often(socket)
+        received += [await socket.receive_text() for _ in range(9)]
+        self.assertEqual(received, messages)
+
+    async def test_a_view_that_has_caught_up_receives_from_the_server_again(self):
+        socket, server = await open_socket(text("a"), text("b"))
+        socket.look()
+        await until(server.drained.is_set)
+        self.assertEqual([await socket.receive_text() for _ in range(2)], ["a", "b"])
+        server.events.put_nowait(text("c"))
+        self.assertEqual(await socket.receive_text(), "c")
+        socket.look()
+        self.assertIsNone(socket._inbox)
 
     @override_settings(WEBSOCKET_MAX_MESSAGE_SIZE=4)
     async def test_a_message_that_is_too_large_closes_while_nobody_receives(self):
         socket, server = await open_socket(text("abcde"))
-        socket.look_after()
+        socket.look()
         await until(lambda: bool(server.sent))
         self.assertEqual([event["code"] for event in server.sent], [1009])
         with self.assertRaises(WebSocketDisconnect) as caught:
             await socket.receive_text()
         self.assertEqual(caught.exception.code, 1009)
 
+    async def test_after_a_close_nothing_more_is_received(self):
+        socket, server = await open_socket()
+        receiver = asyncio.create_task(socket.receive_text())
+        await until(server.drained.is_set)
+        socket.close_soon(3000)
+        server.events.put_nowait(text("too late"))
+        with self.assertRaises(WebSocketDisconnect) as caught:
+            await receiver
+        self.assertEqual(caught.exception.code, 3000)
+
     async def test_a_receive_that_is_given_up_loses_no_message(self):
         socket, server = await open_socket()
-        socket.look_after()
+        socket.look()
         await until(server.drained.is_set)
         with self.assertRaises(TimeoutError):
             await asyncio.wait_for(socket.receive_text(), 0.001)
@@ -134,9 +192,9 @@ class InboxTests(SimpleTestCase):
         server = ServerWithTransport(CONNECT)
         socket = WebSocket(make_scope(), server.receive, server.send)
         await socket.accept()
-        socket.look_after()
+        socket.look()
         await socket.send_text("in time")
         server.transport.closing = True
-        socket.look_after()
+        socket.look()
         with self.assertRaises(WebSocketDisconnect):
             await socket.send_text("too late")

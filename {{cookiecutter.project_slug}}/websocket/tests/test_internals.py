@@ -65,6 +65,18 @@ class UvicornTests(SimpleTestCase):
             self.assertFalse(transport.is_closing())
             writer.close()
 
+    async def test_ping_timeout_of(self):
+        found: asyncio.Queue[float | None] = asyncio.Queue()
+
+        async def application(scope, receive, send):
+            await send({"type": "websocket.accept"})
+            found.put_nowait(internals.ping_timeout_of(send))
+
+        async with uvicorn_serves(application) as port:
+            await open_connection(port)
+            self.assertEqual(await found.get(), 20)
+        self.assertIsNone(internals.ping_timeout_of(print))
+
     async def test_transport_of_a_send_that_hides_it_is_none(self):
         async def send(event):
             pass

@@ -1,15 +1,18 @@
 import asyncio
 import contextlib
+import threading
+import time
 import warnings
 from unittest import mock
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import PermissionDenied
 from django.core.signals import got_request_exception
 from django.http import Http404, HttpRequest
 from django.test import SimpleTestCase, override_settings
 
-from websocket import middleware
-from websocket.connection import InvalidMessage, State, WebSocketDisconnect
+from websocket import metrics, middleware, supervisor, sweep
+from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
 from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import (
     CONNECT,
@@ -38,7 +41,7 @@ class LifeTestCase(SimpleTestCase):
     """What happens after a second, and after another two, happens at once here."""
 
     def setUp(self):
-        self.enterContext(mock.patch.object(middleware, "LOOK_EVERY", 0.01))
+        self.enterContext(mock.patch.object(sweep, "INTERVAL", 0.01))
         self.enterContext(override_settings(WEBSOCKET_DISCONNECT_GRACE=0.05))
 
 
@@ -351,6 +354,134 @@ class EndingTests(LifeTestCase):
         self.assertRegex(closed, r"^WebSocket /ws/ 127\.0\.0\.1 - 4000 \d+\.\d s, 1 in, 2 out$")
 
 
+class CleanupTests(LifeTestCase):
+    async def test_a_view_that_cleans_up_for_too_long_is_cut_off_and_named(self):
+        async def clean_up():
+            await wait_for_nothing()
+
+        async def view(socket):
+            await socket.accept()
+            try:
+                await socket.receive_text()
+            finally:
+                await clean_up()
+
+        with self.assertLogs("django.websocket", "WARNING") as logs, serving(view):
+            await Server(CONNECT, left()).serve()
+        [line] = logs.output
+        self.assertRegex(
+            line, r"The view \S+\.view was cut off: .* \S+clean_up:\d+ > wait_for_noth"
+        )
+
+    async def test_a_view_that_learns_from_the_cancel_has_time_to_clean_up(self):
+        cleaned = []
+
+        async def view(socket):
+            await socket.accept()
+            try:
+                await wait_for_nothing()
+            finally:
+                await asyncio.sleep(0.01)
+                cleaned.append("view")
+
+        with self.assertNoLogs("django.websocket", "WARNING"), serving(view):
+            await Server(CONNECT, left()).serve()
+        self.assertEqual(cleaned, ["view"])
+
+    async def test_a_view_that_learns_from_the_cancel_and_goes_on_is_cut_off_too(self):
+        async def view(socket):
+            await socket.accept()
+            try:
+                await wait_for_nothing()
+            finally:
+                await wait_for_nothing()
+
+        with self.assertLogs("django.websocket", "WARNING") as logs, serving(view):
+            await Server(CONNECT, left()).serve()
+        self.assertEqual(len(logs.output), 1)
+
+    async def test_sync_code_that_waits_for_its_thread_may_finish(self):
+        clients, finished = 20, []
+
+        async def view(socket):
+            await socket.accept()
+            try:
+                await socket.receive_text()
+            finally:
+                # All of them in a few threads: far more than the grace in all.
+                await sync_to_async(time.sleep)(0.05)
+                finished.append(await sync_to_async(lambda: "view")())
+
+        servers = [Server(CONNECT, left()) for _ in range(clients)]
+        quiet = self.assertNoLogs("django.websocket", "WARNING")
+        with quiet, override_settings(WEBSOCKET_THREADS=2), serving(view):
+            await asyncio.gather(*(server.serve() for server in servers))
+        self.assertEqual(len(finished), clients)
+
+    async def test_a_view_that_never_stops_calling_sync_code_is_cut_off(self):
+        async def view(socket):
+            await socket.accept()
+            while True:
+                await sync_to_async(time.sleep)(0.01)
+
+        with mock.patch.object(supervisor, "PATIENCE", 0.2), serving(view):
+            await Server(CONNECT, left()).serve()
+
+    async def test_a_close_that_is_given_up_is_sent_all_the_same(self):
+        class SlowServer(Server):
+            reads = asyncio.Event()
+
+            async def send(self, event):
+                if event["type"] == "websocket.close":
+                    self.drained.set()
+                    await self.reads.wait()
+                await super().send(event)
+
+        server = SlowServer(CONNECT)
+        socket = WebSocket(make_scope(), server.receive, server.send)
+        await socket.accept()
+        closing = asyncio.create_task(socket.close(4000, "bye"))
+        await server.drained.wait()
+        closing.cancel()
+        await asyncio.wait([closing])
+        server.reads.set()
+        await socket.close()
+        self.assertEqual((server.sent[-1]["code"], server.sent[-1]["reason"]), (4000, "bye"))
+
+    async def test_a_failing_look_does_not_end_the_looks(self):
+        class Broken:
+            def look(self):
+                raise ZeroDivisionError
+
+        broken = Broken()
+        sweep.add(broken)
+        with self.assertLogs("django.websocket", "ERROR") as logs:
+            await until(lambda: len(logs.records) > 2)
+        sweep.discard(broken)
+
+    async def test_the_metrics_never_count_backwards(self):
+        counts: list[int] = []
+
+        async def view(socket):
+            await socket.accept()
+            async for _ in socket:
+                pass
+
+        def count():
+            while not done.is_set():
+                counts.append(metrics.count()["messages_in"])
+
+        done = threading.Event()
+        with serving(view):
+            counting = asyncio.create_task(asyncio.to_thread(count))
+            for _ in range(20):
+                await Server(CONNECT, *[text("a")] * 5, left()).serve()
+            done.set()
+            await counting
+        self.assertEqual(counts, sorted(counts))
+        self.assertGreater(counts[-1], counts[0])
+
+
 class ErrorTests(LifeTestCase):
     def setUp(self):
         super().setUp()
@@ -560,6 +691,19 @@ class ErrorTests(LifeTestCase):
         with self.assertReported(RuntimeError), serving(view):
             start, _ = await Server(CONNECT).serve()
         self.assertEqual(start["status"], 500)
+
+    async def test_a_task_group_whose_error_the_view_handles_is_no_error(self):
+        async def view(socket):
+            await socket.accept()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(fail())
+            except* ZeroDivisionError:
+                await socket.send_text("handled")
+
+        with self.assertNoLogs("django.request"), serving(view):
+            _, message, close = await Server(CONNECT).serve()
+        self.assertEqual((message["text"], close["code"]), ("handled", 1000))
 
     async def test_several_errors_are_all_reported(self):
         async def view(socket):
@@ -838,7 +982,7 @@ class ServerTests(LifeTestCase):
         with serving(view):
             await Server(CONNECT, text("unread"), left()).serve()
         self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
-        self.assertFalse(middleware._open_sockets.get(asyncio.get_running_loop()))
+        self.assertFalse(sweep._open.get(asyncio.get_running_loop()))
 
     async def test_a_client_that_does_not_read_is_dropped_when_the_view_ends(self):
         class StuckServer(ServerWithTransport):

@@ -24,7 +24,7 @@ from django.urls import path
 from django.utils.module_loading import import_string
 from websockets.sync.client import connect as connect_for_real
 
-from websocket import middleware, testing
+from websocket import sweep, testing
 from websocket.connection import WebSocketDisconnect
 from websocket.testing import ASGILiveServerTestCase, HandshakeRefused, connect
 from websocket.tests.wire import connect_to, serving
@@ -172,7 +172,7 @@ class FailureTests(SimpleTestCase):
     """A view that fails makes its test fail, with the view's own traceback."""
 
     def setUp(self):
-        self.enterContext(mock.patch.object(middleware, "LOOK_EVERY", 0.01))
+        self.enterContext(mock.patch.object(sweep, "INTERVAL", 0.01))
         self.enterContext(override_settings(WEBSOCKET_DISCONNECT_GRACE=0.05))
         self.enterContext(self.assertLogs("django.request"))
 
@@ -269,7 +269,7 @@ class EndTests(SimpleTestCase):
     """A test never hangs for its view."""
 
     def setUp(self):
-        self.enterContext(mock.patch.object(middleware, "LOOK_EVERY", 0.01))
+        self.enterContext(mock.patch.object(sweep, "INTERVAL", 0.01))
         self.enterContext(override_settings(WEBSOCKET_DISCONNECT_GRACE=0.05))
 
     async def test_a_view_that_sleeps_is_ended(self):

@@ -58,6 +58,9 @@ class Server:
     set when the application waits as well.
     """
 
+    #: As uvicorn's: seconds that it waits for a pong.
+    ping_timeout: float = 20
+
     def __init__(self, *events: Event) -> None:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.drained = asyncio.Event()

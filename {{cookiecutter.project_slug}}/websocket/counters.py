@@ -1,0 +1,11 @@
+"""Counts what has happened since the process started; websocket.metrics shows it to monitors."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+counters: Counter[str] = Counter()
+
+#: Held while a number moves from an open socket to the counters, so that no reader misses it.
+lock = threading.Lock()
