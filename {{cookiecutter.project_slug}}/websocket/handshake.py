@@ -28,6 +28,7 @@ from django.urls import ResolverMatch, set_urlconf
 from django.utils.http import is_same_domain
 from django.utils.log import log_response
 
+from websocket import internals
 from websocket.connection import WebSocket
 from websocket.console import answer_plain_request, name_of
 from websocket.protocol import Receive, Scope, Send
@@ -164,9 +165,7 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
         request.switching = SwitchingProtocols(socket, response)
         return request.switching
 
-    # What wraps() copied of a view that is marked as async would make Django await this one.
-    for marker in ("_is_coroutine", "_is_coroutine_marker"):
-        handshake.__dict__.pop(marker, None)
+    internals.unmark_coroutine(handshake)
     handshake.socket_view = view  # type: ignore[attr-defined]
     return handshake
 

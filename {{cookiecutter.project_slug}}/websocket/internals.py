@@ -12,9 +12,15 @@ import logging
 import os
 import struct
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+
+# uvicorn, and asyncio below it
 
 
 def transport_of(send: Any) -> asyncio.Transport | None:
@@ -88,3 +94,38 @@ def lift_header_limits() -> None:
         value = os.environ.setdefault(f"WEBSOCKETS_{name}", str(limit))
         if "websockets.http11" in sys.modules:
             setattr(sys.modules["websockets.http11"], name, int(value))
+
+
+# asgiref
+
+
+def set_executor(context: ThreadSensitiveContext, executor: ThreadPoolExecutor) -> None:
+    """Have asgiref run the thread-sensitive code of a context in an executor.
+
+    asgiref (3.3 to 3.13) looks it up in a table of its class. From 3.13 on, a context takes an
+    executor as an argument as well, but can then be entered only once. Without this, each socket
+    has a thread and a database connection of its own. See sync.py in
+    https://github.com/django/asgiref
+    """
+    SyncToAsync.context_to_thread_executor[context] = executor
+
+
+def enter_context(find: Callable[[], ThreadSensitiveContext]) -> None:
+    """Give the current task and its subtasks a context, unless they have one.
+
+    `async with ThreadSensitiveContext()` sets the same context variable, but has to be left again:
+    a socket would keep a frame for it. Without this, the table above has no effect.
+    """
+    if SyncToAsync.thread_sensitive_context.get(None) is None:
+        SyncToAsync.thread_sensitive_context.set(find())
+
+
+def unmark_coroutine(function: Callable[..., Any]) -> None:
+    """Remove the marks by which asgiref and inspect take a function for a coroutine function.
+
+    `markcoroutinefunction` sets one of them: inspect's since Python 3.12, asgiref's before. A sync
+    function that `functools.wraps` a marked one copies it. Without this, Django awaits the
+    response of a handshake whose view was marked by a decorator.
+    """
+    for mark in ("_is_coroutine", "_is_coroutine_marker"):
+        function.__dict__.pop(mark, None)

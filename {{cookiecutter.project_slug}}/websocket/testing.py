@@ -13,7 +13,7 @@ from socket import socket as new_socket
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.signals import (
@@ -26,6 +26,7 @@ from django.db import close_old_connections, connections
 from django.test import AsyncClient, TransactionTestCase, modify_settings
 from django.utils.module_loading import import_string
 
+from websocket import internals
 from websocket.connection import WebSocketDisconnect
 from websocket.handshake import Handshake, get_handler
 from websocket.middleware import Application
@@ -364,7 +365,7 @@ class LiveServer:
         application = ASGIStaticFilesHandler(import_string(settings.ASGI_APPLICATION))
         self.executor = DatabaseThread(0)
         context = ThreadSensitiveContext()
-        SyncToAsync.context_to_thread_executor[context] = self.executor
+        internals.set_executor(context, self.executor)
         # A database in memory lives in its connection: the server's thread uses the tests' own.
         self.shared = {
             connection.alias: connection
@@ -376,7 +377,7 @@ class LiveServer:
         self.executor.submit(self._share_connections).result()
 
         async def serve(scope: Scope, receive: Any, send: Any) -> None:
-            SyncToAsync.thread_sensitive_context.set(context)
+            internals.enter_context(lambda: context)
             await application(scope, receive, send)
 
         self.listener = new_socket()

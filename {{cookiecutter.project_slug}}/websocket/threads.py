@@ -17,11 +17,11 @@ from functools import cache
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakSet
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from asgiref.sync import ThreadSensitiveContext
 from django.db import connections
 from django.db.backends.utils import CursorWrapper
 
-from websocket import conf
+from websocket import conf, internals
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -107,9 +107,9 @@ def get_contexts() -> tuple[list[DatabaseThread], Iterator[ThreadSensitiveContex
     """Return the threads, and the contexts that lead asgiref to them, one after the other."""
     threads = [DatabaseThread(number) for number in range(conf.THREADS)]
     contexts = [ThreadSensitiveContext() for _ in threads]
-    # asgiref asks this table which executor a context has. It holds contexts weakly: cycle()
-    # keeps them.
-    SyncToAsync.context_to_thread_executor.update(zip(contexts, threads, strict=True))
+    for context, thread in zip(contexts, threads, strict=True):
+        internals.set_executor(context, thread)
+    # asgiref holds contexts weakly: cycle() keeps them.
     return threads, itertools.cycle(contexts)
 
 
@@ -118,8 +118,7 @@ def enter_shared_thread() -> None:
 
     Where sync code waits for this task further up, as in Django's tests, its thread is used.
     """
-    if SyncToAsync.thread_sensitive_context.get(None) is None:
-        SyncToAsync.thread_sensitive_context.set(next(get_contexts()[1]))
+    internals.enter_context(lambda: next(get_contexts()[1]))
 
 
 def close_idle_connections() -> bool:

@@ -4,13 +4,22 @@ A test here that fails after an update names the function of websocket/internals
 """
 
 import asyncio
+import functools
 import logging
 import os
 import socket
+import threading
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import uvicorn
+from asgiref.sync import (
+    ThreadSensitiveContext,
+    iscoroutinefunction,
+    markcoroutinefunction,
+    sync_to_async,
+)
 from django.test import SimpleTestCase
 
 from websocket import internals
@@ -134,3 +143,27 @@ class UvicornTests(SimpleTestCase):
             for headers in (long, many):
                 _, writer = await open_connection(port, headers)
                 writer.close()
+
+
+class AsgirefTests(SimpleTestCase):
+    # In an event loop of their own: above an async test is a thread whose executor wins.
+
+    def test_set_executor_and_enter_context(self):
+        async def main():
+            context, other = ThreadSensitiveContext(), ThreadSensitiveContext()
+            with ThreadPoolExecutor(1, "chosen") as executor:
+                internals.set_executor(context, executor)
+                internals.enter_context(lambda: context)
+                internals.enter_context(lambda: other)
+                return await sync_to_async(lambda: threading.current_thread().name)()
+
+        self.assertEqual(asyncio.run(main()), "chosen_0")
+
+    def test_unmark_coroutine(self):
+        def wrapper():
+            pass
+
+        marked = functools.wraps(markcoroutinefunction(lambda: None))(wrapper)
+        self.assertTrue(iscoroutinefunction(marked))
+        internals.unmark_coroutine(marked)
+        self.assertFalse(iscoroutinefunction(marked))
