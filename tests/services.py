@@ -97,6 +97,13 @@ class Postgres:
         address = ("--host=127.0.0.1", f"--port={self.port}", "--username=postgres")
         return self.run("psql", *address, "--no-align", "--tuples-only", "--command", sql).strip()
 
+    def ask_for_password(self, user: str) -> None:
+        """Let this user in only with the password, as PostgreSQL's image does over TCP."""
+        access = self.data / "pg_hba.conf"
+        rule = f"host all {user} 127.0.0.1/32 scram-sha-256\n"
+        access.write_text(rule + access.read_text())
+        self.query("SELECT pg_reload_conf()")
+
     def connections(self, user: str = "site") -> int:
         """Return how many connections the site, or another user, has."""
         return int(self.query(f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{user}'"))

@@ -575,20 +575,19 @@ def test_the_image_gets_packages_from_two_files_and_has_no_secrets(
     assert "/health/live" in health
 
 
-def test_compose_understands_its_file(workshop: Project) -> None:
-    env = {
-        **workshop.env,
-        "CSRF_TRUSTED_ORIGINS": "https://b.example",
-        "POSTGRES_PASSWORD": "p",
-        "SECRET_KEY": "s",
-        "SITE_ADDRESS": "a.example",
-    }
+def compose_config(project: Project, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `compose config` with these variables, and with those that .env has to have."""
+    env = {"POSTGRES_PASSWORD": "p", "SECRET_KEY": "s", "SITE_ADDRESS": "a.example", **env}
     command = ("docker", "compose")
     if not shutil.which("docker") or run(*command, "version", check=False).returncode:
         command = (need("docker-compose"),)
-    options = {"cwd": workshop.path, "env": env}
-    config = yaml.safe_load(run(*command, "config", **options).stdout)
-    services = config["services"]
+    options = {"check": False, "cwd": project.path, "env": {**project.env, **env}}
+    return run(*command, "config", **options)
+
+
+def test_compose_understands_its_file(workshop: Project) -> None:
+    config = compose_config(workshop, CSRF_TRUSTED_ORIGINS="https://b.example")
+    services = yaml.safe_load(config.stdout)["services"]
     for name in ("web-1", "web-2"):
         assert services[name]["environment"]["ALLOWED_HOSTS"] == "a.example"
         assert services[name]["environment"]["CSRF_TRUSTED_ORIGINS"] == "https://b.example"
@@ -596,10 +595,29 @@ def test_compose_understands_its_file(workshop: Project) -> None:
         assert services[name]["depends_on"]["migrate"]["condition"].endswith("successfully")
         assert "ports" not in services[name]
     (workshop.path / ".env").unlink()
-    del env["SECRET_KEY"]
-    refused = run(*command, "config", check=False, **options)
+    refused = compose_config(workshop, SECRET_KEY="")
     assert refused.returncode
     assert "SECRET_KEY" in refused.stderr
+
+
+def test_any_password_opens_the_database_of_compose(project: Project, postgres: Postgres) -> None:
+    password = "a/b?c#d@e%2Ff:g h&i=j"
+    config = yaml.safe_load(compose_config(project, POSTGRES_PASSWORD=password).stdout)
+    database, web = (config["services"][name]["environment"] for name in ("database", "web-1"))
+    assert database["POSTGRES_PASSWORD"] == password
+    address = f"careful@127.0.0.1:{postgres.port}"
+    env = {
+        **project.env,
+        "DATABASE_URL": web["DATABASE_URL"].replace("site@database:5432", address),
+        "PGPASSWORD": web["PGPASSWORD"],
+    }
+    postgres.query(f"CREATE ROLE careful LOGIN PASSWORD '{password}'")
+    postgres.ask_for_password("careful")
+    connect = "from django.db import connection; connection.ensure_connection()"
+    project.run("manage.py", "shell", "-c", connect, env=env)
+    env["PGPASSWORD"] = "another"
+    refused = project.run("manage.py", "shell", "-c", connect, env=env, check=False)
+    assert "password authentication failed" in refused.stderr
 
 
 def test_the_options_of_serve_are_uvicorns_and_the_environment_goes_before_them(

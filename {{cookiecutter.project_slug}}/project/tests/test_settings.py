@@ -41,7 +41,13 @@ class SettingsTests(SimpleTestCase):
         url = "postgres://user:password@localhost/name?sslmode=require"
         options = evaluate("settings.DATABASES['default']['OPTIONS']", DATABASE_URL=url)
         assert "'sslmode': 'require'" in options
-        assert "'pool': {'min_size': 1, 'max_size': 16}" in options
+        assert "'pool': {'min_size': 1, 'max_size': 16, 'timeout': 5}" in options
+
+    def test_the_url_of_the_database_goes_before_the_settings(self) -> None:
+        url = "postgres://user:password@localhost/name?tcp_user_timeout=30000"
+        options = evaluate("settings.DATABASES['default']['OPTIONS']", DATABASE_URL=url)
+        assert "'tcp_user_timeout': 30000" in options
+        assert "'keepalives_idle': 5" in options
 
     def test_the_log_is_json_where_the_environment_says_so(self) -> None:
         formatter = "settings.LOGGING['handlers']['console']['formatter']"
