@@ -62,7 +62,7 @@ def abort(transport: asyncio.Transport) -> None:
     give the socket away as "socket" (tried: Python 3.11 to 3.13, uvloop 0.23.0).
     """
     if server_socket := transport.get_extra_info("socket"):
-        with suppress(OSError):  # It may be closed already.
+        with suppress(OSError, ValueError):  # It may be closed already.
             server_socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 

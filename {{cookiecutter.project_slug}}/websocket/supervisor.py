@@ -147,7 +147,8 @@ class Supervisor:
             return
         waiting = list(_waiting(self._view))
         is_in_thread = bool(waiting) and waiting[-1][0] is SyncToAsync.__call__.__code__
-        if is_in_thread and self.loop.time() < self._deadline + PATIENCE:
+        is_patient = self.loop.time() < self._deadline + PATIENCE
+        if self.view_knows and is_in_thread and is_patient:
             self._call_in(conf.DISCONNECT_GRACE)
             return
         if self.view_knows and not self._is_cut_off and not self.is_over:

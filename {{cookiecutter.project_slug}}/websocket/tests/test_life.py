@@ -421,11 +421,16 @@ class CleanupTests(LifeTestCase):
     async def test_a_view_that_never_stops_calling_sync_code_is_cut_off(self):
         async def view(socket):
             await socket.accept()
-            while True:
-                await sync_to_async(time.sleep)(0.01)
+            try:
+                await socket.receive_text()
+            finally:
+                while True:
+                    await sync_to_async(time.sleep)(0.01)
 
-        with mock.patch.object(supervisor, "PATIENCE", 0.2), serving(view):
+        impatient = mock.patch.object(supervisor, "PATIENCE", 0.2)
+        with self.assertLogs("django.websocket", "WARNING") as logs, impatient, serving(view):
             await Server(CONNECT, left()).serve()
+        self.assertIn("> SyncToAsync.__call__:", logs.output[0])
 
     async def test_a_close_that_is_given_up_is_sent_all_the_same(self):
         class SlowServer(Server):
