@@ -122,6 +122,8 @@ websocket/tests/test_internals.py
 websocket/tests/test_life.py
 websocket/tests/test_outbox.py
 websocket/tests/test_protocol.py
+websocket/tests/test_redis.py
+websocket/tests/test_subscribe.py
 websocket/tests/test_testing.py
 websocket/tests/test_threads.py
 websocket/tests/test_views.py

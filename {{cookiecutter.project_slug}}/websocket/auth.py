@@ -52,6 +52,9 @@ class Listener:
         if self.session == rest if kind == "session" else self.is_of_user(rest):
             self.socket.close_soon(3000, "Logged out.")
 
+    def missed(self) -> None:
+        """Nothing yet."""
+
     @cached_property
     def session(self) -> str | None:
         """What recognises the session; worked out once, for every logout asks every socket."""

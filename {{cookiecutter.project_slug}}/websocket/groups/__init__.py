@@ -11,8 +11,7 @@ only that process can publish to them. With it, any process can, and all that se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from websocket import conf
 from websocket.counters import counters
@@ -21,13 +20,12 @@ from websocket.groups.message import (
     Member,
     Message,
     PublishError,
+    Socket,
     SubscriberTooSlow,
     check_name,
+    id_of,
 )
 from websocket.groups.subscription import Subscription
-
-if TYPE_CHECKING:
-    from websocket.connection import WebSocket
 
 __all__ = [
     "Hub",
@@ -48,8 +46,8 @@ __all__ = [
 ]
 
 
-def publish(group: str, message: Any, *, exclude: WebSocket | None = None) -> None:
-    """Send a message to all members of a group, but for `exclude`; from sync code.
+def publish(group: str, message: Any, *, exclude: Socket | str | None = None) -> None:
+    """Send a message to all members of a group, except a socket (or its id); from sync code.
 
     A str goes out as a text message, bytes as a binary one, anything else as JSON in text, where
     dates, decimals and UUIDs become strings. Works in any thread and process: in views, signal
@@ -63,36 +61,32 @@ def publish(group: str, message: Any, *, exclude: WebSocket | None = None) -> No
     publish_message(group, Message.encode(message), exclude)
 
 
-async def apublish(group: str, message: Any, *, exclude: WebSocket | None = None) -> None:
+async def apublish(group: str, message: Any, *, exclude: Socket | str | None = None) -> None:
     """Send a message to all members of a group; from async code. Otherwise as `publish`."""
     check_name(group)
-    await get_hub().apublish(group, Message.encode(message), _id_of(exclude))
+    await get_hub().apublish(group, Message.encode(message), id_of(exclude))
 
 
-async def subscribe(*groups: str) -> AsyncIterator[Any]:
+def subscribe(*groups: str) -> Subscription:
     """Iterate over what is published to some groups: for views that filter, or for no socket.
 
-    Yields str, bytes, or the value of what was published as JSON. Listening starts with the first
-    step, and ends with the loop. Raises `ValueError` as `publish` does, `PublishError` when Redis
-    cannot be reached at the start, and `SubscriberTooSlow`, unless WEBSOCKET_SLOW_CLIENT is
-    "drop": then the oldest messages are dropped.
+        async with subscribe("page.1") as inbox:  # From here on, nothing is missed.
+            await inbox.join("page.2")
+            inbox.leave("page.1")
+            async for message in inbox: ...
+
+    Yields str, bytes, or the value of what was published as JSON. `async for message in
+    subscribe("orders")` works as well, but listens only from its first step on. Raises
+    `ValueError` as `publish` does, `PublishError` when Redis cannot be reached to join, and
+    `SubscriberTooSlow`, unless WEBSOCKET_SLOW_CLIENT is "drop": then the oldest messages are
+    dropped.
     """
-    subscription = Subscription()
-    hub = get_hub()
-    try:
-        for group in groups:
-            check_name(group)
-            await hub.join(group, subscription)
-        while True:
-            yield (await subscription.get()).value()
-    finally:
-        for group in groups:
-            hub.leave(group, subscription)
+    return Subscription(get_hub, groups)
 
 
-def publish_message(group: str, message: Message, exclude: WebSocket | None = None) -> None:
+def publish_message(group: str, message: Message, exclude: Socket | str | None = None) -> None:
     """Publish a message, as `publish` does, to a group whose name has been checked."""
-    _hub_class().publish(group, message, _id_of(exclude))
+    _hub_class().publish(group, message, id_of(exclude))
 
 
 def can_publish() -> bool:
@@ -123,7 +117,3 @@ def _hub_class() -> type[Hub]:
     from websocket.groups.redis import RedisHub
 
     return RedisHub
-
-
-def _id_of(socket: WebSocket | None) -> str | None:
-    return None if socket is None else socket.id

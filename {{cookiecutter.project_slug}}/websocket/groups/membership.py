@@ -1,8 +1,6 @@
-"""The groups that one member is in: joining, leaving, and leaving them all."""
+"""The groups that one member is in."""
 
 from __future__ import annotations
-
-from collections import Counter
 
 from websocket.counters import counters
 from websocket.groups.memory import Hub
@@ -10,36 +8,25 @@ from websocket.groups.message import Member
 
 
 class Memberships:
-    """The groups that one member is in."""
+    """The groups that one member has joined, or may have: a join that failed changes nothing."""
 
     def __init__(self, hub: Hub, member: Member) -> None:
         self.hub = hub
         self.member = member
-        #: The groups that a join was confirmed for.
-        self.joined: set[str] = set()
-        #: How many joins wait for their confirmation.
-        self.joining: Counter[str] = Counter()
+        self.groups: set[str] = set()
 
     async def join(self, group: str) -> None:
-        """Join a group. A join that fails or is cancelled changes nothing."""
-        self.joining[group] += 1
-        try:
-            await self.hub.join(group, self.member)
-            if self.joining[group]:  # Else it was left meanwhile.
-                self.joined.add(group)
-                counters["joins"] += 1
-        finally:
-            self.joining -= Counter([group])
-            if group not in self.joined and not self.joining[group]:
-                self.hub.leave(group, self.member)
+        """Join a group, unless it is left before Redis confirms it."""
+        self.groups.add(group)
+        await self.hub.join(group, self.member)
+        counters["joins"] += 1
 
     def leave(self, group: str) -> None:
-        """Leave a group, also for a join that still waits."""
-        self.joined.discard(group)
-        del self.joining[group]
+        """Leave a group, also for joins that still wait."""
+        self.groups.discard(group)
         self.hub.leave(group, self.member)
 
     def leave_all(self) -> None:
         """Leave every group."""
-        for group in [*self.joined, *self.joining]:
-            self.leave(group)
+        while self.groups:
+            self.leave(self.groups.pop())

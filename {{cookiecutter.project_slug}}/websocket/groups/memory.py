@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -17,8 +18,10 @@ from websocket.groups.message import Member, Message
 
 logger = logging.getLogger("django.websocket")
 
-# Messages that a thread may publish before it is slowed down to what the event loop can deliver.
+# Messages that a thread may publish before it is slowed down to what the event loop can deliver,
+# and the seconds that it then waits after each.
 _MAX_BACKLOG: Final = 1000
+_PAUSE: Final = 0.01
 
 #: The hub of each event loop of this process.
 hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
@@ -27,16 +30,30 @@ hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
 _lock = threading.RLock()
 
 
+def _forget_parent() -> None:
+    """Forget the event loops of a process that this one was forked from: they do not run here."""
+    global _lock
+    _lock = threading.RLock()
+    hubs.clear()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
+
+
 class Hub:
     """The groups of one event loop, and their members. It closes with the loop."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.members: dict[str, dict[Member, None]] = {}
+        #: The joins that wait, by group and member: one item for each, none once it has left.
+        self.joining: dict[str, dict[Member, list[None]]] = {}
         #: Whether the event loop serves sockets.
         self.is_serving = False
         #: What is still to be done for threads that do not wait for it.
         self.backlog: deque[Callable[[], None]] = deque()
+        for loop in [loop for loop in hubs if loop.is_closed()]:
+            del hubs[loop]
         hubs[self.loop] = self
         # Run to its first yield, the generator is known to the loop, which ends it.
         self._end = self._close_with_loop()
@@ -49,60 +66,82 @@ class Hub:
 
     @classmethod
     def can_publish(cls) -> bool:
-        """Return whether a message that this process publishes can reach a socket."""
-        return any(hub.is_serving for hub in list(hubs.values()))
+        """Return whether a message that this process publishes can reach anything."""
+        return any(hub.is_serving or hub.members for hub in _running_hubs())
 
     @classmethod
     def publish(cls, group: str, message: Message, exclude: str | None) -> None:
         """Publish a message from any thread, which is slowed down if it is far ahead."""
-        cls._warn_unless_serving(group)
-        for hub in list(hubs.values()):
+        hubs = _hubs_for(group)
+        for hub in hubs:
             hub.deliver_soon(group, message, exclude)
-            if len(hub.backlog) > _MAX_BACKLOG and not _is_loop_running():
-                time.sleep(0.01)
+        if any(len(hub.backlog) > _MAX_BACKLOG for hub in hubs) and not _is_loop_running():
+            time.sleep(_PAUSE)
 
     async def apublish(self, group: str, message: Message, exclude: str | None) -> None:
         """Publish a message from the hub's event loop."""
-        self._warn_unless_serving(group)
         await self.caught_up()
-        for hub in list(hubs.values()):
-            (hub.deliver if hub is self else hub.deliver_soon)(group, message, exclude)
+        pause = 0.0
+        for hub in _hubs_for(group):
+            if hub is self:
+                hub.deliver(group, message, exclude)
+            else:
+                hub.deliver_soon(group, message, exclude)
+                pause = _PAUSE if len(hub.backlog) > _MAX_BACKLOG else pause
         # Yield, so that a publishing loop does not starve writes.
-        await asyncio.sleep(0)
-
-    @classmethod
-    def _warn_unless_serving(cls, group: str) -> None:
-        if not cls.can_publish():
-            logger.warning(
-                "A message to the group %r reached nobody: this process serves no sockets, and "
-                "without REDIS_URL it cannot reach the one that does.",
-                group,
-            )
+        await asyncio.sleep(pause)
 
     def add(self, group: str, member: Member) -> None:
         """Add a member; what is published reaches it soon."""
         self.members.setdefault(group, {})[member] = None
 
     async def join(self, group: str, member: Member) -> None:
-        """Add a member; what is published once this returns reaches it."""
+        """Add a member; what is published once this returns reaches it.
+
+        A `leave` meanwhile wins: this returns, and does not add the member. Canceling is safe:
+        like a join that fails, it leaves the membership as it was.
+        """
+        joins = self.joining.setdefault(group, {}).setdefault(member, [])
+        joins.append(None)
+        try:
+            await self.until_ready(group)
+            if joins:
+                self.add(group, member)
+        finally:
+            if joins:
+                joins.pop()
+                if not joins:
+                    del self.joining[group][member]
+                    self.release(group)
+
+    async def until_ready(self, group: str) -> None:
+        """Wait until what is published to a group reaches its members, and nothing older."""
         await self.caught_up()
-        self.add(group, member)
 
     def leave(self, group: str, member: Member) -> None:
-        """Remove a member, if it is one."""
-        members = self.members.get(group, {})
-        members.pop(member, None)
-        if not members:
+        """Remove a member, if it is one, and end its joins that wait."""
+        self.members.get(group, {}).pop(member, None)
+        self.joining.get(group, {}).pop(member, []).clear()
+        self.release(group)
+
+    def release(self, group: str) -> None:
+        """Forget a group that has no members."""
+        if not self.members.get(group):
             self.members.pop(group, None)
+        if not self.joining.get(group):
+            self.joining.pop(group, None)
 
     def deliver(self, group: str, message: Message, exclude: str | None) -> None:
-        """Hand a message to the members of a group; none can make the others wait."""
+        """Hand a message to the members of a group, each on its own."""
         members = tuple(self.members.get(group, ()))
         if exclude is not None:
             members = tuple(member for member in members if member.id != exclude)
         counters["deliveries"] += len(members)
         for member in members:
-            member.push(message)
+            try:
+                member.push(message)
+            except Exception:
+                logger.exception("%r did not take a message to the group %r.", member, group)
 
     def deliver_soon(self, group: str, message: Message, exclude: str | None) -> None:
         """Deliver a message after those that wait; from any thread."""
@@ -145,6 +184,23 @@ class Hub:
             yield
         finally:
             await self.close()
+
+
+def _running_hubs() -> list[Hub]:
+    """Return the hubs that can be reached. A loop that has ended may have left its hub behind."""
+    return [hub for hub in list(hubs.values()) if hub.loop.is_running()]
+
+
+def _hubs_for(group: str) -> list[Hub]:
+    """Return the hubs that a message goes to; warn if it cannot reach anything there."""
+    running = _running_hubs()
+    if not any(hub.is_serving or hub.members for hub in running):
+        logger.warning(
+            "A message to the group %r reached nobody: this process serves no sockets, and "
+            "without REDIS_URL it cannot reach the one that does.",
+            group,
+        )
+    return running
 
 
 def _is_loop_running() -> bool:

@@ -9,6 +9,10 @@ from typing import Any, Final, Protocol
 from websocket.protocol import Event, SendEvent, encode_json
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+# What precedes a message on Redis: its kind (text, binary, JSON), and the excluded socket's id.
+_HEAD: Final = re.compile(rb"([tbj])([0-9a-f]{32})?")
 
 # What keeping a message costs beside its data, roughly; its data is one for all that keep it.
 _OVERHEAD: Final = 64
@@ -26,9 +30,26 @@ def check_name(group: str) -> None:
     """Raise `ValueError` unless a group can have this name."""
     if not (isinstance(group, str) and _NAME.fullmatch(group)):
         raise ValueError(
-            "A group's name has 1 to 100 ASCII letters, digits, and characters of '_.:-'; "
-            f"this is none: {group!r}."
+            "A group name has 1 to 100 ASCII letters, digits, and characters of '_.:-'; "
+            f"got {group!r}."
         )
+
+
+class Socket(Protocol):
+    """What `exclude=` takes: a `WebSocket`."""
+
+    @property
+    def id(self) -> str: ...
+
+
+def id_of(socket: Socket | str | None) -> str | None:
+    """Return the id of the socket that a message is not for; raise `ValueError` for no socket."""
+    if socket is None:
+        return None
+    id = socket if isinstance(socket, str) else getattr(socket, "id", None)
+    if not (isinstance(id, str) and _ID.fullmatch(id)):
+        raise ValueError(f"exclude= takes a socket, or the id of one; got {socket!r}.")
+    return id
 
 
 class Message:
@@ -66,10 +87,17 @@ class Message:
 
     @classmethod
     def unpack(cls, packed: bytes) -> tuple[Message, str | None]:
-        """Return the message that `pack` packed, and the excluded socket's id."""
-        head, _, data = packed.partition(b"\n")
-        kind = head[:1]
-        return cls(kind, data if kind == b"b" else data.decode()), head[1:].decode() or None
+        """Return the message that `pack` packed, and the excluded socket's id.
+
+        Raises `ValueError` for what it did not pack.
+        """
+        head, line_break, data = packed.partition(b"\n")
+        match = _HEAD.fullmatch(head)
+        if not (match and line_break):
+            raise ValueError("This message is not from a process of this project.")
+        kind, exclude = match.groups()
+        message = cls(kind, data if kind == b"b" else data.decode())
+        return message, exclude.decode() if exclude else None
 
 
 class Member(Protocol):
@@ -79,3 +107,6 @@ class Member(Protocol):
 
     def push(self, message: Message) -> None:
         """Take a message, without waiting."""
+
+    def missed(self) -> None:
+        """Learn that messages to a group may have been missed, without waiting."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import uuid
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from functools import cache
 from typing import Any
@@ -27,9 +29,9 @@ logger = logging.getLogger("django.websocket")
 # What redis-py raises when Redis is out of reach.
 ERRORS = (redis.RedisError, OSError, TimeoutError)
 
-# Seconds after which a silent connection is asked whether it lives, and between two attempts to
-# connect, at the most.
-PING_INTERVAL = 10.0
+# Seconds between two checks of a connection that listens; and between two attempts to connect,
+# at the most.
+CHECK_EVERY = 10.0
 MAX_DELAY = 2.0
 
 # Connections over which one process publishes at the same time, with one to listen.
@@ -41,7 +43,9 @@ class RedisHub(Hub):
 
     def __init__(self) -> None:
         super().__init__()
-        self.server = Server(conf.REDIS_URL, self.receive)
+        #: The groups to which other programs publish: each is warned of once.
+        self.foreign: set[str] = set()
+        self.server = Server(conf.REDIS_URL, self.receive, self.missed)
 
     @classmethod
     def ping(cls) -> None:
@@ -74,26 +78,46 @@ class RedisHub(Hub):
         super().add(group, member)
         self.server.subscribe(group)
 
-    async def join(self, group: str, member: Member) -> None:
-        """Add a member, and wait until Redis has confirmed that this process gets the messages.
+    async def until_ready(self, group: str) -> None:
+        """Wait until Redis has confirmed that this process gets the group's messages.
 
-        Raises `PublishError` when it does not within WEBSOCKET_REDIS_TIMEOUT.
+        Raises `PublishError` if it does not within WEBSOCKET_REDIS_TIMEOUT.
         """
-        self.add(group, member)
+        channel = self.server.subscribe(group)
         try:
             async with asyncio.timeout(conf.REDIS_TIMEOUT):
-                await asyncio.shield(self.server.confirmed[group])
+                await channel.is_confirmed.wait()
         except TimeoutError as error:
-            self.leave(group, member)
             raise PublishError(f"Redis cannot be reached to join {group!r}.") from error
 
-    def leave(self, group: str, member: Member) -> None:
-        super().leave(group, member)
-        if group not in self.members:
+    def release(self, group: str) -> None:
+        super().release(group)
+        if group not in self.members and group not in self.joining:
             self.server.unsubscribe(group)
+            self.foreign.discard(group)
 
     def receive(self, group: str, packed: bytes) -> None:
-        self.deliver(group, *Message.unpack(packed))
+        """Deliver a message; warn of one that is not from this project."""
+        try:
+            message, exclude = Message.unpack(packed)
+        except ValueError:
+            if group not in self.foreign:
+                self.foreign.add(group)
+                logger.warning(
+                    "Another program publishes to the Redis channel %r, and its messages are "
+                    "ignored. Let WEBSOCKET_REDIS_PREFIX be one that no other program uses.",
+                    conf.REDIS_PREFIX + group,
+                )
+            return
+        self.deliver(group, message, exclude)
+
+    def missed(self, group: str) -> None:
+        """Tell the members of a group that messages to it may have been missed."""
+        for member in tuple(self.members.get(group, ())):
+            try:
+                member.missed()
+            except Exception:
+                logger.exception("%r failed when it was told of missed messages.", member)
 
     async def close(self) -> None:
         """End the subscription, and the loop's other connections to Redis."""
@@ -103,39 +127,52 @@ class RedisHub(Hub):
 
 @cache
 def _client(url: str, timeout: float) -> redis.Redis:
-    # Publishing again by itself could publish twice: a failure is the caller's to handle.
-    return redis.Redis.from_url(
-        url,
-        retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=timeout,
-        socket_timeout=timeout,
-    )
+    """Return the client for sync code, whose connections any thread may use."""
+    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_options(timeout))
+
+
+def _options(timeout: float) -> dict[str, Any]:
+    # No retries, because publishing again by itself could publish twice. RESP2, because with RESP3
+    # redis-py 8 publishes over connections that the server has closed while they were idle.
+    return {"protocol": 2, "socket_connect_timeout": timeout, "socket_timeout": timeout}
+
+
+class Channel:
+    """A group that a server is to send, and whether it does."""
+
+    __slots__ = ("has_gap", "is_confirmed", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        #: Set while Redis sends what is published to the group.
+        self.is_confirmed = asyncio.Event()
+        #: Whether messages may have been missed that should not.
+        self.has_gap = False
 
 
 class Server:
     """One Redis server: connections to publish, and one that listens while it is asked to."""
 
-    def __init__(self, url: str, receive: Callable[[str, bytes], None]) -> None:
+    def __init__(
+        self, url: str, receive: Callable[[str, bytes], None], missed: Callable[[str], None]
+    ) -> None:
         # These belong to the running event loop. A publisher that finds all of them busy waits.
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             url,
             max_connections=MAX_CONNECTIONS,
             retry=AsyncRetry(NoBackoff(), 0),
-            socket_connect_timeout=conf.REDIS_TIMEOUT,
-            socket_timeout=conf.REDIS_TIMEOUT,
             timeout=conf.REDIS_TIMEOUT,
+            **_options(conf.REDIS_TIMEOUT),
         )
         self.client = redis.asyncio.Redis.from_pool(pool)
+        #: Called with each message, and with each group whose messages may have been missed.
         self.receive = receive
+        self.missed = missed
         self.loop = asyncio.get_running_loop()
-        #: For each group that is listened to: done once Redis has confirmed that it sends to it.
-        self.confirmed: dict[str, asyncio.Future[None]] = {}
+        self.channels: dict[str, Channel] = {}
         #: The groups that Redis has to be asked for, or no longer.
         self.changed: set[str] = set()
         self.has_changed = asyncio.Event()
-        #: What this connection to Redis was asked for, and how many of its answers are to come.
-        self.asked: set[str] = set()
-        self.unanswered: Counter[str] = Counter()
         self.task: asyncio.Task[None] | None = None
         #: Seconds until the next attempt to connect, if the last one failed.
         self.delay = 0.0
@@ -143,21 +180,21 @@ class Server:
     async def publish(self, group: str, packed: bytes) -> None:
         await self.client.publish(conf.REDIS_PREFIX + group, packed)
 
-    def subscribe(self, group: str) -> None:
-        """Listen to a group from soon on; `confirmed` has when."""
-        if group not in self.confirmed:
-            self.confirmed[group] = self.loop.create_future()
+    def subscribe(self, group: str) -> Channel:
+        """Listen to a group from soon on."""
+        channel = self.channels.get(group)
+        if channel is None:
+            channel = self.channels[group] = Channel(self.loop.time())
             self._note_change(group)
         if self.task is None:
             # In a context of its own, which keeps nothing of the first member's alive.
             self.task = self.loop.create_task(self._run(), context=Context())
+        return channel
 
     def unsubscribe(self, group: str) -> None:
         """Listen to a group no longer."""
-        if group in self.confirmed:
-            future = self.confirmed.pop(group)
-            if not future.done():
-                future.set_result(None)  # Who still waits for it has left.
+        if channel := self.channels.pop(group, None):
+            channel.is_confirmed.set()  # What still waits for it has left.
             self._note_change(group)
 
     async def close(self) -> None:
@@ -167,97 +204,138 @@ class Server:
             await asyncio.wait([self.task])
         await self.client.aclose()
 
-    # The subscription
-
     def _note_change(self, group: str) -> None:
         self.changed.add(group)
         self.has_changed.set()
 
     async def _run(self) -> None:
-        """Keep the subscription up while any group is listened to."""
+        """Listen while there is a group to listen to, over one connection after the other."""
         try:
-            while self.confirmed:
+            while self.channels:
+                self.changed = set(self.channels)
                 try:
-                    await self._listen()
+                    async with self.client.pubsub() as pubsub:
+                        await Listener(self, pubsub).run()
                 except Exception as error:
-                    if isinstance(error, ExceptionGroup):
-                        error = error.exceptions[0]
-                    if not self.delay:
-                        logger.error("Redis is lost, and with it what is published: %s", error)
-                    self.delay = min(self.delay * 2 or 0.1, MAX_DELAY)
+                    self._lost(error)
                     await asyncio.sleep(self.delay * random.uniform(0.5, 1))
         finally:
             self.task = None
 
-    async def _listen(self) -> None:
+    def _lost(self, error: Exception) -> None:
+        """Note that Redis sends nothing for now: joins wait, and members miss messages."""
+        for channel in self.channels.values():
+            channel.is_confirmed.clear()
+            channel.has_gap = True
+        errors = error.exceptions if isinstance(error, ExceptionGroup) else [error]
+        if not isinstance(errors[0], ERRORS):
+            logger.error("Listening to Redis failed, and begins again.", exc_info=error)
+        elif not self.delay:
+            logger.error("Redis is lost, and with it what is published: %s", errors[0])
+        self.delay = min(self.delay * 2 or 0.1, MAX_DELAY)
+
+    def confirm(self, group: str) -> None:
+        """Note that Redis sends a group from now on."""
+        if self.delay:
+            logger.warning("Redis is back.")
+            self.delay = 0.0
+        channel = self.channels.get(group)
+        if channel is None or channel.is_confirmed.is_set():
+            return
+        channel.is_confirmed.set()
+        is_late = self.loop.time() - channel.since > conf.REDIS_TIMEOUT
+        if channel.has_gap or is_late:
+            channel.has_gap = False
+            self.missed(group)
+
+
+class Listener:
+    """One connection that listens, until it is lost."""
+
+    def __init__(self, server: Server, pubsub: PubSub) -> None:
+        self.server = server
+        self.pubsub = pubsub
+        #: What Redis was asked for, and how many of its answers are to come.
+        self.asked: set[str] = set()
+        self.unanswered: Counter[str] = Counter()
+        #: A group of its own, for checks, and how many of these were sent and have come.
+        self.group = f"@{uuid.uuid4().hex}"
+        self.sent = self.came = 0
+        self.is_silent = False
+
+    async def run(self) -> None:
         """Listen until there is no group to listen to; raises when the connection is lost."""
-        async with self.client.pubsub() as pubsub:
-            try:
-                await self._ask(pubsub)
-                async with asyncio.TaskGroup() as tasks:
-                    reader = tasks.create_task(self._read(pubsub))
-                    while self.confirmed:
-                        await self.has_changed.wait()
-                        await self._ask(pubsub)
-                    reader.cancel()
-            finally:
-                self._forget()
+        await self.pubsub.subscribe(conf.REDIS_PREFIX + self.group)
+        await self.ask()
+        async with asyncio.TaskGroup() as tasks:
+            others = [tasks.create_task(self.read()), tasks.create_task(self.check())]
+            while self.server.channels:
+                await self.server.has_changed.wait()
+                await self.ask()
+            for task in others:
+                task.cancel()
 
-    def _forget(self) -> None:
-        """Note that Redis sends nothing for now: who joins has to wait for a new answer."""
-        self.asked.clear()
-        self.unanswered.clear()
-        self.changed = set(self.confirmed)
-        for group, future in self.confirmed.items():
-            if future.done():
-                self.confirmed[group] = self.loop.create_future()
-
-    async def _ask(self, pubsub: PubSub) -> None:
+    async def ask(self) -> None:
         """Tell Redis which groups to send from now on, and which no longer."""
-        self.has_changed.clear()
-        changed, self.changed = self.changed, set()
-        new = (changed & self.confirmed.keys()) - self.asked
-        old = (changed & self.asked) - self.confirmed.keys()
+        server = self.server
+        server.has_changed.clear()
+        changed, server.changed = server.changed, set()
+        new = (changed & server.channels.keys()) - self.asked
+        old = (changed & self.asked) - server.channels.keys()
         if new:
             self.asked |= new
             self.unanswered.update(new)
-            await pubsub.subscribe(*(conf.REDIS_PREFIX + group for group in new))
+            await self.pubsub.subscribe(*(conf.REDIS_PREFIX + group for group in new))
         if old:
             self.asked -= old
-            await pubsub.unsubscribe(*(conf.REDIS_PREFIX + group for group in old))
-        for group in changed:
-            self._confirm(group)  # Some were left and joined again meanwhile.
+            await self.pubsub.unsubscribe(*(conf.REDIS_PREFIX + group for group in old))
+        for group in changed & self.asked:
+            if not self.unanswered[group]:
+                server.confirm(group)  # It was left and joined again meanwhile.
 
-    async def _read(self, pubsub: PubSub) -> None:
-        """Hand on what Redis sends; raises when it is silent even to a ping."""
-        silent = False
+    async def read(self) -> None:
+        """Hand on what Redis sends."""
         while True:
-            message: dict[str, Any] | None = await pubsub.get_message(timeout=PING_INTERVAL)
+            message: dict[str, Any] | None = await self.pubsub.get_message(timeout=CHECK_EVERY)
             if message is None:
-                if silent:
-                    raise ConnectionError("It does not answer.")
-                silent = True
-                await pubsub.ping()
                 continue
-            silent = False
-            if self.delay:
-                logger.warning("Redis is back.")
-                self.delay = 0.0
-            if message["type"] in ("message", "subscribe"):
+            self.is_silent = False
+            kind, data = message["type"], message["data"]
+            if kind == "message":
                 group = message["channel"].decode().removeprefix(conf.REDIS_PREFIX)
-                if message["type"] == "message":
-                    self.receive(group, message["data"])
+                if group == self.group:
+                    self.came += 1
+                else:
+                    self.server.receive(group, data)
                     # In a flood, let the server write what was delivered.
                     await asyncio.sleep(0)
-                else:
-                    self.unanswered[group] -= 1
-                    if not self.unanswered[group]:
-                        del self.unanswered[group]
-                    self._confirm(group)
+            elif kind == "subscribe":
+                self.answered(message["channel"].decode().removeprefix(conf.REDIS_PREFIX))
+            elif kind == "pong" and self.came < int(data or 0):
+                raise ConnectionError("It answers, but does not send what is published.")
 
-    def _confirm(self, group: str) -> None:
-        """Let those in who wait to join a group, if Redis has answered all that it was asked."""
-        future = self.confirmed.get(group)
-        is_sent = group in self.asked and not self.unanswered[group]
-        if future is not None and not future.done() and is_sent:
-            future.set_result(None)
+    def answered(self, group: str) -> None:
+        """Note an answer; of a group that was left and joined again, the last one counts."""
+        self.unanswered[group] -= 1
+        if self.unanswered[group] > 0:
+            return
+        del self.unanswered[group]
+        if group in self.asked:
+            self.server.confirm(group)
+
+    async def check(self) -> None:
+        """Check now and then that what is published arrives; raises if it does not.
+
+        An answer to a ping is no proof: a proxy that has connected again by itself, or a server
+        that was replaced, answers, and knows nothing of the subscription.
+        """
+        while True:
+            await asyncio.sleep(CHECK_EVERY)
+            if self.is_silent:
+                raise ConnectionError("It does not answer.")
+            self.is_silent = True
+            with suppress(*ERRORS):  # All connections may be busy: then the ping has to do.
+                await self.server.publish(self.group, b"")
+                self.sent += 1
+            # Its answer comes after what was published before it.
+            await self.pubsub.ping(str(self.sent))

@@ -1,41 +1,143 @@
-"""A `subscribe()`: messages that wait for the code that iterates over them."""
+"""A `subscribe()`: what is published waits here for the code that iterates over it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from websocket import conf
 from websocket.counters import counters
-from websocket.groups.message import Message, SubscriberTooSlow
+from websocket.groups.membership import Memberships
+from websocket.groups.memory import Hub
+from websocket.groups.message import Message, SubscriberTooSlow, check_name
 
 
 class Subscription:
-    """The member that a `subscribe()` is."""
+    """An async iterator over what is published to some groups, and an async context manager.
+
+    As a context manager, it listens from when its block is entered until the block ends.
+    Canceling is safe in the block: an iteration that is cancelled loses no message, a join that
+    is cancelled changes nothing.
+
+    Without a block, it listens from its first step on and ends as an async generator does: with
+    an iteration that is cancelled, with `aclose`, or once nothing refers to it, as after a `break`
+    out of `async for message in subscribe("orders")`.
+    """
+
+    def __init__(self, get_hub: Callable[[], Hub], groups: tuple[str, ...]) -> None:
+        for group in groups:
+            if isinstance(group, (frozenset, list, set, tuple)):
+                raise ValueError(f"subscribe() takes names, as subscribe(*names); got {group!r}.")
+            check_name(group)
+        self._get_hub = get_hub
+        self._groups = groups
+        # A hub keeps its members alive: were this object one, nothing could tell that it is lost.
+        self._mailbox: Mailbox | None = None
+        self._has_block = False
+
+    async def __aenter__(self) -> Subscription:
+        self._has_block = True
+        await self._begin()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Any:
+        mailbox = await self._begin()
+        try:
+            return (await mailbox.get()).value()
+        except BaseException:
+            if not self._has_block:
+                mailbox.close()
+            raise
+
+    async def join(self, group: str) -> None:
+        """Listen to another group, from when this returns."""
+        check_name(group)
+        mailbox = await self._begin()
+        if mailbox.is_closed:
+            raise RuntimeError("This subscription has ended: it cannot join a group.")
+        await mailbox.memberships.join(group)
+
+    def leave(self, group: str) -> None:
+        """Listen to a group no longer. What it has been sent already can still be received."""
+        if self._mailbox is not None:
+            self._mailbox.memberships.leave(group)
+
+    async def aclose(self) -> None:
+        """Leave all groups, and end the iteration."""
+        if self._mailbox is None:
+            self._mailbox = Mailbox(self._get_hub())
+        self._mailbox.close()
+
+    async def _begin(self) -> Mailbox:
+        if self._mailbox is None:
+            mailbox = self._mailbox = Mailbox(self._get_hub())
+            try:
+                for group in self._groups:
+                    await mailbox.memberships.join(group)
+            except BaseException:
+                mailbox.close()
+                self._mailbox = None
+                raise
+        return self._mailbox
+
+    def __del__(self) -> None:
+        # In whichever thread this happens to be.
+        mailbox = getattr(self, "_mailbox", None)
+        if mailbox is not None and mailbox.memberships.groups:
+            with suppress(RuntimeError):  # The loop has ended.
+                mailbox.memberships.hub.loop.call_soon_threadsafe(mailbox.close)
+
+
+class Mailbox:
+    """A subscription as a member of groups, and the messages that wait for it."""
 
     id = ""
 
-    def __init__(self) -> None:
+    def __init__(self, hub: Hub) -> None:
+        self.memberships = Memberships(hub, self)
         self.waiting: deque[Message] = deque()
         self.size = 0
-        self.arrived = asyncio.Event()
-        self.too_slow = False
+        self.has_news = asyncio.Event()
+        self.is_closed = False
+        self.is_too_slow = False
+
+    def close(self) -> None:
+        self.memberships.leave_all()
+        self.waiting.clear()
+        self.is_closed = True
+        self.has_news.set()
 
     def push(self, message: Message) -> None:
         self.waiting.append(message)
         self.size += message.size
         while self.size > conf.OUTBOX_SIZE and len(self.waiting) > 1:
             self.size -= self.waiting.popleft().size
-            self.too_slow = conf.SLOW_CLIENT != "drop"
+            self.is_too_slow = conf.SLOW_CLIENT != "drop"
             counters["dropped"] += 1
-        self.arrived.set()
+        self.has_news.set()
+
+    def missed(self) -> None:
+        """Do nothing: delivery is at most once."""
 
     async def get(self) -> Message:
-        while not self.waiting:
-            self.arrived.clear()
-            await self.arrived.wait()
-        if self.too_slow:
+        """Return the next message, or stop the iteration."""
+        while not (self.waiting or self.is_closed):
+            self.has_news.clear()
+            await self.has_news.wait()
+        if self.is_too_slow:
+            self.close()
             raise SubscriberTooSlow("More was published than this subscriber took in time.")
+        if self.is_closed:
+            raise StopAsyncIteration
         message = self.waiting.popleft()
         self.size -= message.size
         return message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import socket
@@ -9,9 +10,14 @@ import subprocess
 import tempfile
 import time
 import unittest
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
+from typing import Any
 
 from django.test import SimpleTestCase, override_settings
+
+from websocket.groups import close_hub
 
 COMMAND = shutil.which("redis-server")
 
@@ -61,9 +67,80 @@ class RedisServer:
         """Let it accept connections, and answer nothing."""
         self.process.send_signal(signal.SIGSTOP)
 
+    def thaw(self) -> None:
+        """Let it answer again."""
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         self.kill()
         self.folder.cleanup()
+
+
+class Proxy:
+    """A way to Redis that takes its time, and loses connections as networks do."""
+
+    def __init__(self, port: int, delay: float) -> None:
+        self.port = port
+        self.delay = delay
+        #: Whether what Redis answers is lost, and with it the connection.
+        self.loses_answers = False
+        self.links: list[Link] = []
+
+    async def __aenter__(self) -> Proxy:
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        port = self.server.sockets[0].getsockname()[1]
+        self.url = f"redis://127.0.0.1:{port}/0"
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.server.close()
+        for link in self.links:
+            link.client.close()
+            link.redis.close()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = Link(self, writer)
+        await link.connect()
+        self.links.append(link)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(link.ask(reader))
+            tasks.create_task(link.answer())
+
+    async def reconnect(self) -> None:
+        """Connect to Redis again, which those who are connected here do not see."""
+        for link in self.links:
+            old = link.redis
+            await link.connect()
+            old.close()
+
+
+class Link:
+    """A connection through the proxy."""
+
+    def __init__(self, proxy: Proxy, client: asyncio.StreamWriter) -> None:
+        self.proxy = proxy
+        self.client = client
+
+    async def connect(self) -> None:
+        self.answers, self.redis = await asyncio.open_connection("127.0.0.1", self.proxy.port)
+
+    async def ask(self, questions: asyncio.StreamReader) -> None:
+        while data := await questions.read(2**16):
+            await asyncio.sleep(self.proxy.delay)
+            self.redis.write(data)
+        self.redis.close()
+
+    async def answer(self) -> None:
+        while True:
+            answers = self.answers
+            data = await answers.read(2**16)
+            if answers is not self.answers:
+                continue
+            if not data or self.proxy.loses_answers:
+                break
+            await asyncio.sleep(self.proxy.delay)
+            self.client.write(data)
+        self.client.close()
 
 
 class OnRedis(SimpleTestCase):
@@ -93,3 +170,19 @@ class OnRedis(SimpleTestCase):
         super().setUp()
         if self.redis.process.poll() is not None:
             self.redis.start()  # The test before has killed it.
+
+    def redis_client(self) -> Any:
+        """Return a client of the server, as another program may have one."""
+        import redis.asyncio
+
+        return redis.asyncio.Redis.from_url(self.redis.url)
+
+    @asynccontextmanager
+    async def proxy(self, delay: float = 0) -> AsyncIterator[Proxy]:
+        """Let a block, the first to use groups in its test, reach Redis through a proxy."""
+        async with Proxy(self.redis.port, delay) as proxy:
+            with override_settings(WEBSOCKET_REDIS_URL=proxy.url):
+                try:
+                    yield proxy
+                finally:
+                    await close_hub()

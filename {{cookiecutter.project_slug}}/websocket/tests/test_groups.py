@@ -11,17 +11,15 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
-from unittest import skipIf
 
-import django
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.management import BaseCommand, call_command
 from django.db import transaction
 from django.dispatch import Signal
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.test import (
     AsyncClient,
     SimpleTestCase,
@@ -33,16 +31,12 @@ from django.utils.translation import gettext_lazy
 
 from websocket import groups
 from websocket.connection import WebSocket, WebSocketDisconnect
-from websocket.groups import (
-    PublishError,
-    SubscriberTooSlow,
-    apublish,
-    get_hub,
-    publish,
-    subscribe,
-)
+from websocket.groups import apublish, get_hub, publish, subscribe
+from websocket.groups.memory import hubs
+from websocket.groups.subscription import Mailbox
 from websocket.testing import connect
 from websocket.tests.redis_server import OnRedis
+from websocket.tests.wire import connect_to
 from websocket.urls import websocket
 
 # A site with rooms
@@ -101,37 +95,21 @@ async def publish_from_an_async_view(request: HttpRequest, name: str) -> HttpRes
     return HttpResponse()
 
 
-async def events(request: HttpRequest, name: str) -> StreamingHttpResponse:
-    """Server-Sent Events: what is published to a room, for pages that only listen."""
-
-    async def stream() -> AsyncIterator[bytes]:
-        yield b": hello\n\n"
-        async for message in subscribe(name):
-            yield f"data: {message}\n\n".encode()
-
-    return StreamingHttpResponse(stream(), content_type="text/event-stream")
-
-
 urlpatterns = [
     websocket("echo/", echo),
     websocket("errors/", tell_how_it_ends),
     websocket("room/<name>/", room),
     websocket("sleepy/<name>/", sleepy),
     path("async/<name>/", publish_from_an_async_view),
-    path("events/<name>/", events),
     path("sync/<name>/", publish_from_a_sync_view),
 ]
 
 
-async def next_of(messages: AsyncIterator[Any]) -> Any:
-    return await asyncio.wait_for(messages.__anext__(), 5)
-
-
-async def until_empty(hub: groups.Hub) -> None:
-    """Wait until nobody is in a group."""
-    async with asyncio.timeout(5):
-        while hub.members:
-            await asyncio.sleep(0.01)
+def delay_joins() -> None:
+    """Let joins wait in memory too: until what was published before is delivered."""
+    get_hub().is_serving = True
+    for _ in range(10):
+        publish("before", "")
 
 
 # What holds on memory and on Redis
@@ -225,6 +203,32 @@ class Delivery:
             self.assertEqual(await one.receive(), "from two")
             self.assertEqual(groups.counters["deliveries"], before + 1)
 
+    async def test_the_id_of_a_socket_excludes_it_too(self: Any) -> None:
+        async def view(socket: WebSocket) -> None:
+            await socket.accept()
+            await socket.join("a")
+            await socket.send_text(socket.id)
+            async for _ in socket:
+                pass
+
+        async with connect_to(view) as one, connect_to(view) as two:
+            id, _ = await one.receive_text(), await two.receive_text()
+            await apublish("a", "for two", exclude=id)
+            await asyncio.to_thread(publish, "a", "for two", exclude=id)
+            await apublish("a", "for both")
+            self.assertEqual(await one.receive(), "for both")
+            self.assertEqual(
+                [await two.receive() for _ in range(3)], ["for two"] * 2 + ["for both"]
+            )
+
+    async def test_nothing_but_a_socket_and_its_id_can_be_excluded(self: Any) -> None:
+        bad: list[Any] = [get_user_model()(pk=1), 7, "", "a" * 31, "A" * 32, "a" * 32 + "\n"]
+        for what in bad:
+            with self.assertRaisesRegex(ValueError, "exclude= takes a socket, or the id of one"):
+                await apublish("a", "", exclude=what)
+            with self.assertRaisesRegex(ValueError, "exclude= takes a socket"):
+                publish("a", "", exclude=what)
+
     async def test_who_left_does_not_get_it(self: Any) -> None:
         async with connect("/room/a/") as leaver, connect("/room/a/") as other:
             for client in (leaver, other):
@@ -269,33 +273,20 @@ class Delivery:
             self.assertEqual(await client.receive(), "joined")
         bad: list[Any] = ["", "a b", "a\n", "\u00e4", "x" * 101, "@auth", "a/b", None, 7]
         for name in bad:
-            with self.assertRaisesRegex(ValueError, "A group's name has 1 to 100 ASCII letters"):
+            with self.assertRaisesRegex(ValueError, "A group name has 1 to 100 ASCII letters"):
                 publish(name, "")
             with self.assertRaises(ValueError):
                 await apublish(name, "")
             with self.assertRaises(ValueError):
-                await next_of(subscribe(name))
+                subscribe(name)
         with self.assertRaises(ValueError):
             async with connect(f"/room/{'x' * 101}/") as client:
                 await client.receive()
 
     async def test_join_needs_an_accepted_connection_that_is_not_over(self: Any) -> None:
-        errors = subscribe("errors")
-        first = asyncio.create_task(next_of(errors))
-        await self.until_member("errors")
-        async with connect("/errors/"):
-            self.assertIn("Accept the connection", await first)
-            self.assertEqual(await next_of(errors), "1000")
-        await errors.aclose()  # type: ignore[attr-defined]
-
-    async def until_member(self: Any, group: str) -> None:
-        """Wait until the group is listened to."""
-        async with asyncio.timeout(5):
-            while True:
-                server = getattr(get_hub(), "server", None)
-                if group in get_hub().members and (not server or server.confirmed[group].done()):
-                    return
-                await asyncio.sleep(0.01)
+        async with subscribe("errors") as errors, connect("/errors/"):
+            self.assertIn("Accept the connection", await anext(errors))
+            self.assertEqual(await anext(errors), "1000")
 
 
 class Publishers:
@@ -376,6 +367,127 @@ class Publishers:
             self.assertEqual(await client.receive(), "last")
 
 
+class Joining:
+    """What joining, leaving and canceling at the same time come to."""
+
+    async def test_joining_again_changes_nothing(self: Any) -> None:
+        async def view(socket: WebSocket) -> None:
+            await socket.accept()
+            for _ in range(3):
+                await socket.join("a")
+            await socket.send_text("joined")
+            async for _ in socket:
+                await socket.leave("a")
+                await socket.send_text("left")
+
+        async with connect_to(view) as client:
+            await client.receive()
+            for number in range(2):
+                await apublish("a", f"{number}")
+                self.assertEqual(await client.receive(), f"{number}")
+            await client.send_text("leave")
+            self.assertEqual(await client.receive(), "left")
+            self.assertEqual(get_hub().members, {})
+
+    async def test_of_two_joins_at_once_the_one_that_is_cancelled_changes_nothing(
+        self: Any,
+    ) -> None:
+        for cancelled in range(2):
+
+            async def view(socket: WebSocket) -> None:
+                await socket.accept()
+                delay_joins()
+                joins = [socket.start(socket.join("a")) for _ in range(2)]
+                await asyncio.sleep(0)
+                joins.pop(cancelled).cancel()  # noqa: B023
+                await joins[0]
+                await socket.send_text("joined")
+                async for _ in socket:
+                    pass
+
+            async with connect_to(view) as client:
+                self.assertEqual(await client.receive(), "joined")
+                await apublish("a", "hello")
+                self.assertEqual(await client.receive(), "hello")
+            self.assertEqual((get_hub().members, get_hub().joining), ({}, {}))
+
+    async def test_a_join_that_is_cancelled_leaves_an_old_membership_as_it_was(self: Any) -> None:
+        async def view(socket: WebSocket) -> None:
+            await socket.accept()
+            await socket.join("a")
+            delay_joins()
+            join = socket.start(socket.join("a"))
+            await asyncio.sleep(0)
+            join.cancel()
+            await asyncio.wait([join])
+            await socket.send_text("joined")
+            async for _ in socket:
+                pass
+
+        async with connect_to(view) as client:
+            self.assertEqual(await client.receive(), "joined")
+            await apublish("a", "hello")
+            self.assertEqual(await client.receive(), "hello")
+
+    async def test_leaving_wins_over_a_join_that_waits(self: Any) -> None:
+        async def view(socket: WebSocket) -> None:
+            await socket.accept()
+            delay_joins()
+            join = socket.start(socket.join("a"))
+            await asyncio.sleep(0)
+            await socket.leave("a")
+            await join
+            await socket.send_text("left")
+            async for _ in socket:
+                await socket.join("a")
+                await socket.send_text("joined")
+
+        async with connect_to(view) as client:
+            self.assertEqual(await client.receive(), "left")
+            self.assertEqual((get_hub().members, get_hub().joining), ({}, {}))
+            await client.send_text("join")
+            self.assertEqual(await client.receive(), "joined")
+            await apublish("a", "hello")
+            self.assertEqual(await client.receive(), "hello")
+
+    async def test_a_socket_that_ends_while_it_joins_is_forgotten(self: Any) -> None:
+        async def view(socket: WebSocket) -> None:
+            await socket.accept()
+            delay_joins()
+            join = asyncio.create_task(socket.join("a"))
+            await asyncio.sleep(0)
+            await socket.close()
+            with self.assertRaises(WebSocketDisconnect):
+                await join
+
+        async with connect_to(view) as client:
+            await client.wait_closed()
+        self.assertEqual((get_hub().members, get_hub().joining), ({}, {}))
+
+    async def test_a_member_that_fails_keeps_a_message_from_no_other(self: Any) -> None:
+        class Failing:
+            id = ""
+
+            def push(self, message: groups.Message) -> None:
+                raise ZeroDivisionError
+
+            def missed(self) -> None: ...
+
+        hub = get_hub()
+        await hub.join("a", Failing())
+        async with connect("/room/a/") as client:
+            await client.receive()
+            with self.assertLogs("django.websocket") as logs:
+                await apublish("a", "one")
+                await asyncio.to_thread(publish, "a", "two")
+                self.assertEqual(await client.receive(), "one")
+                self.assertEqual(await client.receive(), "two")
+            self.assertEqual(len(logs.records), 2)
+            self.assertIn("did not take a message to the group 'a'", logs.output[0])
+            self.assertIn("ZeroDivisionError", logs.output[0])
+        await hub.close()
+
+
 class Ends:
     """However a socket ends, its groups do not keep it."""
 
@@ -411,134 +523,82 @@ class Ends:
             self.assertEqual(get_hub().members, {})
 
 
-class Subscribing:
-    async def test_it_yields_what_was_published_as_what_it_was(self: Any) -> None:
-        messages = subscribe("a")
-        for message in ("text", b"bytes", {"json": [1, None]}, '{"only": "text"}'):
-            task = asyncio.create_task(next_of(messages))
-            await self.until_member("a")
-            await apublish("a", message)
-            self.assertEqual(await task, message)
-        await messages.aclose()  # type: ignore[attr-defined]
-
-    async def test_each_subscriber_gets_an_object_of_its_own(self: Any) -> None:
-        one, two = subscribe("a"), subscribe("a")
-        tasks = [asyncio.create_task(next_of(messages)) for messages in (one, two)]
-        async with asyncio.timeout(5):
-            while len(get_hub().members.get("a", ())) < 2:
-                await asyncio.sleep(0.01)
-        await self.until_member("a")
-        await apublish("a", [])
-        (await tasks[0]).append("changed")
-        self.assertEqual(await tasks[1], [])
-        for messages in (one, two):
-            await messages.aclose()  # type: ignore[attr-defined]
-
-    async def test_it_can_listen_to_several_groups(self: Any) -> None:
-        messages = subscribe("a", "b")
-        task = asyncio.create_task(next_of(messages))
-        await self.until_member("b")
-        await apublish("a", 1)
-        await apublish("b", 2)
-        self.assertEqual(await task, 1)
-        self.assertEqual(await next_of(messages), 2)
-        await messages.aclose()  # type: ignore[attr-defined]
-
-    async def test_it_ends_with_the_loop_that_breaks(self: Any) -> None:
-        async def first() -> Any:
-            async for message in subscribe("a", "b"):
-                return message
-
-        task = asyncio.create_task(first())
-        await self.until_member("b")
-        await apublish("b", "enough")
-        self.assertEqual(await task, "enough")
-        await until_empty(get_hub())
-
-    async def test_it_ends_with_the_task_that_is_cancelled(self: Any) -> None:
-        task = asyncio.create_task(next_of(subscribe("a")))
-        await self.until_member("a")
-        task.cancel()
-        await asyncio.wait([task])
-        await until_empty(get_hub())
-
-    @override_settings(WEBSOCKET_OUTBOX_SIZE=1000)
-    async def test_who_falls_behind_is_told(self: Any) -> None:
-        messages = subscribe("a")
-        task = asyncio.create_task(next_of(messages))
-        await self.until_member("a")
-        await apublish("a", 0)
-        self.assertEqual(await task, 0)
-        for number in range(1, 100):
-            await apublish("a", number)
-        with self.assertRaises(SubscriberTooSlow):
-            while True:
-                await next_of(messages)
-        await until_empty(get_hub())
-
-    @override_settings(WEBSOCKET_OUTBOX_SIZE=1000, WEBSOCKET_SLOW_CLIENT="drop")
-    async def test_who_falls_behind_loses_the_oldest_where_the_settings_say_so(
-        self: Any,
-    ) -> None:
-        messages = subscribe("a")
-        task = asyncio.create_task(next_of(messages))
-        await self.until_member("a")
-        await apublish("a", 0)
-        self.assertEqual(await task, 0)
-        for number in range(1, 100):
-            await apublish("a", number)
-        await apublish("a", "last")
-        received = [await next_of(messages)]
-        while received[-1] != "last":
-            received.append(await next_of(messages))
-        self.assertGreater(received[0], 50)
-        self.assertEqual(received, [*range(received[0], 100), "last"])
-        await messages.aclose()  # type: ignore[attr-defined]
-
-    @override_settings(WEBSOCKET_OUTBOX_SIZE=1000)
-    async def test_a_message_larger_than_what_is_kept_arrives_all_the_same(self: Any) -> None:
-        messages = subscribe("a")
-        task = asyncio.create_task(next_of(messages))
-        await self.until_member("a")
-        await apublish("a", "x" * 5000)
-        self.assertEqual(await task, "x" * 5000)
-        await messages.aclose()  # type: ignore[attr-defined]
-
-    @skipIf(django.VERSION < (4, 2), "Django 4.2 was the first to stream from async iterators.")
-    async def test_server_sent_events_come_from_an_ordinary_view(self: Any) -> None:
-        response: Any = await AsyncClient().get("/events/a/")
-        stream = response.streaming_content
-        self.assertEqual(await next_of(stream), b": hello\n\n")
-        task = asyncio.create_task(next_of(stream))
-        await self.until_member("a")
-        await apublish("a", "news")
-        self.assertEqual(await task, b"data: news\n\n")
-        # As Django does when the client leaves.
-        task = asyncio.create_task(next_of(stream))
-        await asyncio.sleep(0)
-        task.cancel()
-        await until_empty(get_hub())
-
-
-class Everything(Delivery, Publishers, Ends, Subscribing):
+class Everything(Delivery, Publishers, Joining, Ends):
     pass
+
+
+def run_in_shell(script: str) -> str:
+    """Run a script in a process of the project without Redis, and return what it logs."""
+    result = subprocess.run(
+        [sys.executable, "manage.py", "shell", "-c", script],
+        capture_output=True,
+        check=True,
+        cwd=settings.BASE_DIR,
+        env={**os.environ, "REDIS_URL": ""},
+        text=True,
+    )
+    return result.stderr
 
 
 @override_settings(ROOT_URLCONF=__name__, WEBSOCKET_REDIS_URL="")
 class MemoryTests(Everything, SimpleTestCase):
-    async def test_a_process_that_serves_no_sockets_says_that_nobody_is_reached(self) -> None:
-        command = "from websocket.groups import publish; publish('orders', 'lost')"
-        result = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "manage.py", "shell", "-c", command],
-            capture_output=True,
-            check=True,
-            cwd=settings.BASE_DIR,
-            env={**os.environ, "REDIS_URL": ""},
-            text=True,
+    def test_a_process_that_serves_no_sockets_says_that_nobody_is_reached(self) -> None:
+        errors = run_in_shell("from websocket.groups import publish; publish('orders', 'lost')")
+        self.assertIn("A message to the group 'orders' reached nobody", errors)
+        self.assertIn("REDIS_URL", errors)
+
+    def test_a_process_that_was_forked_from_one_that_serves_says_so_too(self) -> None:
+        script = (
+            "import asyncio, os; from websocket import groups\n"
+            "async def serve():\n"
+            "    groups.get_hub().is_serving = True\n"
+            "    groups.publish('orders', 'from the parent')\n"
+            "    if os.fork() == 0:\n"
+            "        groups.publish('orders', 'from the child')\n"
+            "        os._exit(0)\n"
+            "    os.wait()\n"
+            "asyncio.run(serve())"
         )
-        self.assertIn("A message to the group 'orders' reached nobody", result.stderr)
-        self.assertIn("REDIS_URL", result.stderr)
+        self.assertEqual(run_in_shell(script).count("A message to the group 'orders'"), 1)
+
+    async def test_the_hub_of_an_event_loop_that_has_ended_is_forgotten(self) -> None:
+        def serve_for_a_moment(ends_well: bool) -> None:
+            async def serve() -> None:
+                await get_hub().join("a", Mailbox(get_hub()))
+
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(serve())
+            if ends_well:
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                self.assertNotIn(loop, hubs)
+            loop.close()
+
+        for ends_well in (True, False):
+            await asyncio.to_thread(serve_for_a_moment, ends_well)
+        with self.assertLogs("django.websocket") as logs:
+            await asyncio.to_thread(publish, "a", "for nobody")
+        self.assertIn("reached nobody", logs.output[0])
+        self.assertFalse(any(hub.backlog for hub in hubs.values()))
+        get_hub()
+        self.assertEqual(list(hubs), [asyncio.get_running_loop()])
+
+    async def test_an_event_loop_that_publishes_to_another_is_slowed_down(self) -> None:
+        backlog = []
+
+        async def publish_many() -> None:
+            for _ in range(1300):
+                await apublish("a", "x")
+                backlog.append(len(hub.backlog))
+
+        async with connect("/room/a/") as client:
+            await client.receive()
+            hub = get_hub()
+            task = asyncio.create_task(asyncio.to_thread(asyncio.run, publish_many()))
+            # A loop that is busy, as one that serves many clients is.
+            while not task.done():
+                time.sleep(0.001)
+                await asyncio.sleep(0)
+        self.assertLess(max(backlog), 1100)
 
     async def test_who_joins_does_not_get_what_was_published_before(self) -> None:
         async with connect("/room/a/") as early:
@@ -590,118 +650,7 @@ class MemoryTests(Everything, SimpleTestCase):
 
 @override_settings(ROOT_URLCONF=__name__)
 class RedisTests(Everything, OnRedis):
-    async def count_connections(self) -> int:
-        import redis.asyncio
-
-        async with redis.asyncio.Redis.from_url(self.redis.url) as client:
-            return len(await client.client_list()) - 1
-
-    async def until_lost(self, group: str) -> None:
-        """Wait until the process has seen that Redis is away."""
-        server = get_hub().server  # type: ignore[attr-defined]
-        async with asyncio.timeout(5):
-            while server.confirmed[group].done():
-                await asyncio.sleep(0.01)
-
-    async def test_a_process_has_one_subscription_however_many_sockets(self) -> None:
-        async with connect("/room/a/") as one, connect("/room/b/") as two:
-            for client in (one, two):
-                await client.receive()
-            self.assertEqual(await self.count_connections(), 1)
-
-    async def test_projects_can_share_a_server(self) -> None:
-        async with connect("/room/a/") as client:
-            await client.receive()
-            with override_settings(WEBSOCKET_REDIS_PREFIX="another:"):
-                await apublish("a", "for another project")
-            await apublish("a", "for this one")
-            self.assertEqual(await client.receive(), "for this one")
-
-    async def test_groups_that_are_over_leave_nothing_behind(self) -> None:
-        async with connect("/room/stays/") as one:
-            await one.receive()
-            for number in range(10):
-                async with connect(f"/room/{number}/") as two:
-                    await two.receive()
-            async with asyncio.timeout(5):
-                server = get_hub().server  # type: ignore[attr-defined]
-                while server.asked != {"stays"}:
-                    await asyncio.sleep(0.01)
-            self.assertEqual(list(server.confirmed), ["stays"])
-            self.assertEqual(dict(server.unanswered), {})
-
-    async def test_event_loops_that_are_over_keep_no_connections(self) -> None:
-        def publish_from_many_loops() -> None:
-            for number in range(20):
-                asyncio.run(apublish("a", number))
-
-        await asyncio.to_thread(publish_from_many_loops)
-        self.assertLess(await self.count_connections(), 10)
-
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
-    async def test_publishing_fails_in_time_where_redis_is_away(self) -> None:
-        for take_away in (self.redis.freeze, self.redis.kill):
-            take_away()
-            for number in range(3):
-                start = time.monotonic()
-                with self.assertRaisesRegex(PublishError, "Redis did not take a message to 'a'"):
-                    await apublish("a", number)
-                with self.assertRaisesRegex(PublishError, "Redis did not take a message to 'a'"):
-                    await asyncio.to_thread(publish, "a", number)
-                self.assertLess(time.monotonic() - start, 2)
-
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
-    async def test_joining_fails_in_time_where_redis_is_away(self) -> None:
-        for take_away in (self.redis.freeze, self.redis.kill):
-            take_away()
-            start = time.monotonic()
-            with (
-                self.assertLogs("django.request", "ERROR"),
-                self.assertRaisesRegex(PublishError, "Redis cannot be reached to join 'a'"),
-            ):
-                async with connect("/room/a/") as client:
-                    await client.receive()
-            self.assertLess(time.monotonic() - start, 2)
-            self.assertEqual(get_hub().members, {})
-
-    async def test_sockets_that_use_no_groups_work_where_redis_is_away(self) -> None:
-        self.redis.kill()
-        async with connect("/echo/") as client:
-            await client.send_text("hello")
-            self.assertEqual(await client.receive(), "hello")
-
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
-    async def test_nobody_can_join_a_group_while_redis_is_away_and_members_stay(self) -> None:
-        async with connect("/room/a/") as member:
-            await member.receive()
-            with self.assertLogs("django.websocket", "ERROR"):
-                self.redis.kill()
-                await self.until_lost("a")
-                with self.assertLogs("django.request", "ERROR"), self.assertRaises(PublishError):
-                    async with connect("/room/a/") as client:
-                        await client.receive()
-            with self.assertLogs("django.websocket", "WARNING") as logs:
-                self.redis.start()
-                await self.until_member("a")
-            self.assertIn("Redis is back", logs.output[0])
-            await apublish("a", "welcome back")
-            self.assertEqual(await member.receive(), "welcome back")
-
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=30)
-    async def test_a_client_that_leaves_while_its_view_joins_is_forgotten_at_once(self) -> None:
-        async with connect("/echo/"), connect("/room/a/") as client:
-            await client.receive()
-            self.redis.freeze()
-            async with connect("/room/b/") as late:
-                async with asyncio.timeout(5):
-                    while "b" not in get_hub().members:
-                        await asyncio.sleep(0.01)
-                start = time.monotonic()
-                await late.close()
-                await late.wait_closed()
-                self.assertLess(time.monotonic() - start, 4)
-            self.assertEqual(list(get_hub().members), ["a"])
-            self.redis.kill()
+    pass
 
 
 class OnCommit:
