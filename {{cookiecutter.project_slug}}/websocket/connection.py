@@ -279,10 +279,11 @@ class WebSocket(RequestAttributes):
     ) -> None:
         """Accept the connection, with one of the offered subprotocols and with extra headers.
 
-        Raises `RuntimeError` when it was accepted before, `ValueError` for a header with a line
-        break in it, `WebSocketDisconnect` when the client has left.
+        Raises `RuntimeError` when it was accepted before, `ValueError` for a header or subprotocol
+        with control characters in it, `WebSocketDisconnect` when the client has left.
         """
         encoded = list(map(encode_header, headers or ()))
+        encode_header(("sec-websocket-protocol", subprotocol or ""))
         if self.client_state is _CONNECTING:
             await self.receive()
         await self.send({"type": SendEvent.ACCEPT, "subprotocol": subprotocol, "headers": encoded})
@@ -624,7 +625,7 @@ class WebSocket(RequestAttributes):
 
     def _log(self, what: str) -> None:
         if logger.isEnabledFor(logging.INFO):
-            client = one_line((self.scope.get("client") or ("-",))[0])
+            client = quote(str((self.scope.get("client") or ("-",))[0]), safe=":.")
             logger.info("WebSocket %s %s %s %s", quote(self.path), client, self._log_user(), what)
 
     def _log_user(self) -> str:

@@ -59,7 +59,6 @@ class Handshake(ASGIRequest):
         # Open sockets keep their requests: let them share what is the same in most.
         self.META = {share(name): value for name, value in self.META.items()}
         self.channel = (scope, receive, send)
-        self.switching: SwitchingProtocols | None = None
 
     def _get_scheme(self) -> str:
         # Not ws: is_secure(), and all that follows from it, knows only http and https.
@@ -76,7 +75,18 @@ class SwitchingProtocols(HttpResponse):
         super().__init__()
         del self["Content-Type"]
         self.socket = socket
-        self.view = view
+        self._view: Coroutine[Any, Any, HttpResponseBase | None] | None = view
+
+    def take_view(self) -> Coroutine[Any, Any, HttpResponseBase | None]:
+        """Return the view, to be run."""
+        view, self._view = self._view, None
+        assert view is not None
+        return view
+
+    def __del__(self) -> None:
+        # Middleware returned another response, or the server gave up the handshake meanwhile.
+        if self._view is not None:
+            self._view.close()
 
 
 class HandshakeHandler(BaseHandler):
@@ -99,9 +109,6 @@ class HandshakeHandler(BaseHandler):
             return HttpResponseBadRequest()
         response = self.get_response(request)
         response._handler_class = self.__class__  # type: ignore[attr-defined]
-        switching, request.switching = request.switching, None
-        if switching is not None and switching is not response:
-            switching.view.close()  # A middleware put another response in its place.
         if not response.streaming:
             response.close()  # Also sends request_finished, which forgets the URLconf.
             set_urlconf(getattr(request, "urlconf", None))
@@ -162,8 +169,7 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
                 f"The socket view {name_of(view)} returned {response!r}: is it async? "
                 "(And without yield: it sends with `await socket.send_text()`.)"
             )
-        request.switching = SwitchingProtocols(socket, response)
-        return request.switching
+        return SwitchingProtocols(socket, response)
 
     internals.unmark_coroutine(handshake)
     handshake.socket_view = view  # type: ignore[attr-defined]

@@ -76,4 +76,4 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[N
         return refuse(WebSocket(scope, receive, send), response)
     del response["Content-Length"]  # A 101 has no content (RFC 9110, section 8.6).
     response.socket._accept_headers = encode_headers(response)
-    return run(response.socket, response.view)
+    return run(response.socket, response.take_view())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -137,11 +138,15 @@ HEADERS_OF_CONTENT: Final = frozenset(
 )
 
 
+_CONTROL: Final = re.compile(rb"[\0-\x08\x0a-\x1f\x7f]")
+
+
 def encode_header(header: tuple[bytes | str, bytes | str]) -> tuple[bytes, bytes]:
-    """Return a header as ASGI wants it; raise `ValueError` for one with a line break."""
+    """Return a header as ASGI wants it; raise `ValueError` for control characters in it."""
     name, value = (part.encode("latin-1") if isinstance(part, str) else part for part in header)
-    if b"\n" in name + value or b"\r" in name + value:
-        raise ValueError(f"A header must not contain a line break: {header!r}.")
+    # RFC 9110, section 5.5: among them a line break, which would begin another header.
+    if _CONTROL.search(name + value):
+        raise ValueError(f"A header must not contain control characters: {header!r}.")
     return name.lower(), value
 
 

@@ -104,9 +104,12 @@ class AcceptTests(SimpleTestCase):
     async def test_a_header_must_not_smuggle_another(self):
         server = Server(CONNECT)
         socket = make_socket(server)
-        for header in [("X-Name", "a\r\nSet-Cookie: b=c"), ("X-Na\nme", "a")]:
-            with self.assertRaisesMessage(ValueError, "must not contain a line break"):
+        for header in [("X-Name", "a\r\nSet-Cookie: b=c"), ("X-Na\nme", "a"), ("X-Name", "a\0")]:
+            with self.assertRaisesMessage(ValueError, "must not contain control characters"):
                 await socket.accept(headers=[header])
+        for subprotocol in ("a\r\nSet-Cookie: b=c", "a\0"):
+            with self.assertRaisesMessage(ValueError, "must not contain control characters"):
+                await socket.accept(subprotocol)
         self.assertEqual(server.sent, [])
         await socket.accept()
 
