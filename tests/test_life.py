@@ -111,6 +111,13 @@ def test_a_task_group_of_the_views_own_ends_quietly_too(site: Server) -> None:
         assert client.recv(timeout=30) == "tick"
 
 
+def test_a_subclass_that_the_view_creates_of_its_socket_serves_the_client(site: Server) -> None:
+    line = "WebSocket /subclass/ 127.0.0.1 - 1000"
+    with quiet(site), logging(site, line), connect(f"{site.ws}/subclass/") as client:
+        client.send("hello")
+        assert client.recv(timeout=30) == "HELLO"
+
+
 @pytest.mark.parametrize("view", ["hesitant", "tardy"])
 def test_a_client_that_leaves_during_the_handshake_ends_the_view_quietly(
     site: Server, view: str

@@ -123,6 +123,7 @@ websocket/tests/test_life.py
 websocket/tests/test_outbox.py
 websocket/tests/test_protocol.py
 websocket/tests/test_redis.py
+websocket/tests/test_subclass.py
 websocket/tests/test_subscribe.py
 websocket/tests/test_testing.py
 websocket/tests/test_threads.py

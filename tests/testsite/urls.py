@@ -27,6 +27,7 @@ SOCKETS = [
     views.chat,
     views.read,
     views.two_ways,
+    views.subclass,
     views.fail_before,
     views.fail_after,
     views.fail_in_task,

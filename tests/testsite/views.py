@@ -337,6 +337,20 @@ async def two_ways(socket: WebSocket):
         tasks.create_task(push())
 
 
+class Upper(WebSocket):
+    """A socket with a method of its own, as in code that was written for the recipe."""
+
+    async def shout(self, text):
+        await self.send_text(text.upper())
+
+
+async def subclass(socket):
+    upper = Upper(socket.scope, socket._receive, socket._send)
+    await upper.accept()
+    async for message in upper:
+        await upper.shout(message)
+
+
 # --- errors ------------------------------------------------------------------------------------
 
 

@@ -71,6 +71,11 @@ class WebSocket(RequestAttributes):
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = getattr(receive, "__self__", None)
+        if isinstance(connection, WebSocket):  # See `_receive`: this is the same connection.
+            connection.__dict__.update(self.__dict__)
+            self.__dict__ = connection.__dict__
+            return
         super().__init__(scope)
         self._server_receive = receive
         self._server_send = send
@@ -492,14 +497,21 @@ class WebSocket(RequestAttributes):
         """Return `user`: the name by which Django's decorators ask for it."""
         return self.user
 
+    # A view may create a subclass with `MyWebSocket(socket.scope, socket._receive, socket._send)`
+
     @property
     def _receive(self) -> Receive:
-        # By these two names of the recipe's, subclasses that a view creates take the events.
-        return self.receive
+        return self._without_subclass().receive
 
     @property
     def _send(self) -> Send:
-        return self.send
+        return self._without_subclass().send
+
+    def _without_subclass(self) -> WebSocket:
+        """Return this connection as a plain `WebSocket`, for methods that override its own."""
+        socket = WebSocket.__new__(WebSocket)
+        socket.__dict__ = self.__dict__
+        return socket
 
     # For websocket.lifecycle, which runs the view, and for the look at all sockets
 
