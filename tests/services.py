@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,3 +126,49 @@ def running_postgres(role: str = "") -> Iterator[Postgres]:
         with contextlib.suppress(AssertionError):
             server.run("pg_ctl", "stop", "--wait", "--mode=immediate")
         shutil.rmtree(server.data)
+
+
+class Wire:
+    """What lies between a program and a server, and can fall silent: a proxy for TCP."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.sockets: list[socket.socket] = []
+        self.cut = threading.Event()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.target))
+                self.sockets += [client, server]
+                for pair in ((client, server), (server, client)):
+                    args = (*pair, self.cut)
+                    threading.Thread(target=self.forward, args=args, daemon=True).start()
+
+    def forward(self, source: socket.socket, target: socket.socket, cut: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(2**16):
+                if not cut.is_set():
+                    target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def fall_silent(self) -> None:
+        """Lose all that is sent over the connections of now; new ones work."""
+        self.cut.set()
+        self.cut = threading.Event()
+
+    def hang_up(self) -> None:
+        """End the connections of now."""
+        sockets, self.sockets = self.sockets, []
+        for one in sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def close(self) -> None:
+        self.listener.close()
+        self.hang_up()

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from conftest import Project, Server
-from services import Postgres, running_postgres
-from sites import get, quiet, serving
+from services import Postgres, Wire, running_postgres
+from sites import cookie_of, get, quiet, serving
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as async_connect
 from websockets.sync.client import connect
@@ -246,3 +247,50 @@ def test_slow_sync_code_holds_up_only_the_sockets_that_share_its_thread(
 
     with quiet(server):
         asyncio.run(hold_one())
+
+
+def test_threads_whose_database_falls_silent_are_avoided_and_reported(
+    postgres: Postgres, serve_site: Callable[..., Server]
+) -> None:
+    wire = Wire(postgres.port)
+    url = f"postgres://postgres@127.0.0.1:{wire.port}/site"
+    server = serve_site(DATABASE_URL=url, STUCK_AFTER="0.5", WEBSOCKET_THREADS="2")
+    headers = {"Cookie": cookie_of(server, "ada")}
+
+    async def greet() -> str:
+        """Shake hands as a user, whom the handshake asks the database for."""
+        url, options = f"{server.ws}/members/", {"open_timeout": 60, "additional_headers": headers}
+        async with async_connect(url, **options) as client:
+            return str(await client.recv())
+
+    async def ready() -> tuple[int, int]:
+        answer = await asyncio.to_thread(requests.get, f"{server.url}/health/ready", timeout=10)
+        assert answer.json()["database"] is True
+        return answer.status_code, answer.json()["stuck_threads"]
+
+    async def fall_silent() -> None:
+        async with connected(server, 1) as [first], connected(server, 1) as [second]:
+            assert (await ask(first, "orm"), await greet()) == ("orm", "ada")
+            assert await ready() == (200, 0)
+            wire.fall_silent()
+            hanging = [asyncio.create_task(ask(first, "orm")), asyncio.create_task(greet())]
+            for name in ("websocket-0", "handshake-0"):
+                await asyncio.to_thread(server.wait_for, f"held up {name}")
+            # Handshakes, and sockets that are new, get other threads, with new connections.
+            assert await greet() == "ada"
+            async with connected(server, 2) as clients:
+                assert set(await ask_all(clients, "sync")) == {"websocket-1_0"}
+            assert await ready() == (200, 2)
+            # With the last of the sockets' threads gone, other processes should serve.
+            wire.fall_silent()
+            hanging.append(asyncio.create_task(ask(second, "orm")))
+            await asyncio.to_thread(server.wait_for, "held up websocket-1")
+            assert await ready() == (503, 3)
+            async with async_connect(f"{server.ws}/echo/") as client:
+                assert await ask(client, "hello") == "hello"
+            wire.hang_up()
+            assert await asyncio.gather(*hanging) == ["orm", "ada", "orm"]
+            assert await ready() == (200, 0)
+
+    with quiet(server), contextlib.closing(wire):
+        asyncio.run(fall_silent())

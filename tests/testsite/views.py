@@ -13,9 +13,13 @@ from django.contrib.sessions.models import Session
 from django.core.exceptions import PermissionDenied
 from django.core.signals import got_request_exception
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
+from websocket import threads
 from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
 
 from testsite import middleware
+
+if "STUCK_AFTER" in os.environ:
+    threads.STUCK_AFTER = float(os.environ["STUCK_AFTER"])
 
 
 def note(text):

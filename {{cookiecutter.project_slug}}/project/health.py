@@ -1,9 +1,9 @@
-"""What load balancers and monitors ask a process: does it live, can it serve, what has it done."""
+"""What load balancers and monitors ask a process: is it alive, can it serve, what has it done."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -12,30 +12,92 @@ from django.conf import settings
 from django.db import connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.decorators import sync_and_async_middleware
+from django.utils.log import log_response
 
 from websocket import groups, metrics
+from websocket.threads import get_threads
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that the database and Redis each have to answer.
 TIMEOUT = 2.0
 
+#: Threads in which each of them is asked: one that never answers holds up one of them.
+ASKING = 4
 
-async def live() -> HttpResponse:
-    """Answer while the event loop turns: who gets no answer may restart the process."""
+
+class Service:
+    """A server that this process shares with others: whether it answers, and has ever done so."""
+
+    def __init__(self, name: str, ask: Callable[[], object]) -> None:
+        self.name = name
+        self.ask = ask
+        self.has_answered = False
+        self.is_away = False
+        self.threads = ThreadPoolExecutor(ASKING, f"health-{name}")
+        self.asking: set[Future[object]] = set()
+
+    async def answers(self) -> bool:
+        """Tell whether the service answers in time; log when that changes."""
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await asyncio.wrap_future(self._submit())
+        except Exception as error:
+            if not self.is_away:
+                logger.error("%s is away: %s", self.name, str(error) or type(error).__name__)
+            self.is_away = True
+            return False
+        if self.is_away:
+            logger.warning("%s is back.", self.name)
+        self.is_away = False
+        self.has_answered = True
+        return True
+
+    def _submit(self) -> Future[object]:
+        if len(self.asking) >= ASKING:
+            raise TimeoutError("It has not answered what it was asked before.")
+        future = self.threads.submit(self.ask)
+        self.asking.add(future)
+        future.add_done_callback(self.asking.discard)
+        return future
+
+
+def ask_database() -> None:
+    with closing(connections["default"]) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+database = Service("The database", ask_database)
+redis = Service("Redis", groups.ping)
+
+
+async def live(request: HttpRequest) -> HttpResponse:
+    """Answer while the event loop runs: a process that does not answer may be restarted."""
     return HttpResponse("ok", content_type="text/plain")
 
 
-async def ready() -> HttpResponse:
-    """Tell whether what requests need is there: 503 asks to send them elsewhere for now."""
-    checks = {"database": ask_database}
+async def ready(request: HttpRequest) -> HttpResponse:
+    """Tell whether this process can serve, with 200, or with 503 that others should for now.
+
+    A database or a Redis that is away is reported with 200, since it is away for all processes:
+    where each of them answered 503, nobody would get even what needs neither. But the database
+    must have answered this process once, so that a deploy with a wrong address stops here.
+    """
+    services = {"database": database}
     if settings.WEBSOCKET_REDIS_URL:
-        checks["redis"] = ask_redis
-    results = dict(zip(checks, await asyncio.gather(*map(answers, checks.values())), strict=True))
-    return JsonResponse(results, status=200 if all(results.values()) else 503)
+        services["redis"] = redis
+    answers = await asyncio.gather(*(service.answers() for service in services.values()))
+    threads = get_threads()
+    report = dict(zip(services, answers, strict=True), stuck_threads=threads.count_stuck())
+    if database.has_answered and not threads.are_stuck():
+        return JsonResponse(report)
+    response = JsonResponse(report, status=503)
+    # Django logs a 503 as an error, which goes to ADMINS by mail, each time anew.
+    log_response("Not ready: %s", report, response=response, request=request, level="debug")
+    return response
 
 
-async def show_metrics() -> HttpResponse:
+async def show_metrics(request: HttpRequest) -> HttpResponse:
     """Show this process's counters in Prometheus' text format, and those of its client library."""
     text = metrics.prometheus()
     try:
@@ -47,31 +109,7 @@ async def show_metrics() -> HttpResponse:
     return HttpResponse(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def ask_database() -> None:
-    with closing(connections["default"]) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
-
-
-def ask_redis() -> None:
-    groups.ping()
-
-
-# A server that does not answer holds up one of these threads, and nothing else.
-threads = {ask: ThreadPoolExecutor(1, "health") for ask in (ask_database, ask_redis)}
-
-
-async def answers(ask: Callable[[], None]) -> bool:
-    """Tell whether what is asked answers in time."""
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            await asyncio.wrap_future(threads[ask].submit(ask))
-    except Exception as error:
-        logger.error("%s failed: %s", ask.__name__, str(error) or type(error).__name__)
-        return False
-    return True
-
-
-def view_for(request: HttpRequest) -> Callable[[], Awaitable[HttpResponse]] | None:
+def view_for(request: HttpRequest) -> Callable[[HttpRequest], Awaitable[HttpResponse]] | None:
     views = {"/health/live": live, "/health/ready": ready}
     if settings.METRICS:
         views["/health/metrics"] = show_metrics
@@ -84,10 +122,10 @@ def health(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest]
 
     def middleware(request: HttpRequest) -> HttpResponse:
         view = view_for(request)
-        return async_to_sync(view)() if view else get_response(request)
+        return async_to_sync(view)(request) if view else get_response(request)
 
     async def async_middleware(request: HttpRequest) -> HttpResponse:
         view = view_for(request)
-        return await view() if view else await get_response(request)
+        return await view(request) if view else await get_response(request)
 
     return async_middleware if iscoroutinefunction(get_response) else middleware

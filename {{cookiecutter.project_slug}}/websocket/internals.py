@@ -12,7 +12,7 @@ import logging
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
@@ -110,13 +110,17 @@ def set_executor(context: ThreadSensitiveContext, executor: ThreadPoolExecutor) 
     SyncToAsync.context_to_thread_executor[context] = executor
 
 
-def enter_context(find: Callable[[], ThreadSensitiveContext]) -> None:
-    """Give the current task and its subtasks a context, unless they have one.
+def enter_context(
+    find: Callable[[], ThreadSensitiveContext],
+    instead_of: Container[ThreadSensitiveContext] = (),
+) -> None:
+    """Give the current task and its subtasks a context, unless they have another than these.
 
     `async with ThreadSensitiveContext()` sets the same context variable, but has to be left again:
     a socket would keep a frame for it. Without this, the table above has no effect.
     """
-    if SyncToAsync.thread_sensitive_context.get(None) is None:
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    if context is None or context in instead_of:
         SyncToAsync.thread_sensitive_context.set(find())
 
 

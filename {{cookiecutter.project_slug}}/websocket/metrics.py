@@ -8,6 +8,7 @@ from websocket import sweep
 from websocket.connection import WebSocket
 from websocket.counters import counters as counted
 from websocket.counters import lock
+from websocket.threads import get_threads
 
 _NAMES = {
     "messages_in": ("messages_in_total", "Messages that views have received."),
@@ -42,6 +43,12 @@ def prometheus() -> str:
         if key.startswith("handshake ")
     }
     lines += _metric("handshakes_total", "counter", "Handshakes, by their answer.", statuses)
+    lines += _metric(
+        "stuck_threads",
+        "gauge",
+        "Threads that one job has held for 10 seconds.",
+        {"": get_threads().count_stuck()},
+    )
     for key, (name, text) in _NAMES.items():
         lines += _metric(name, "counter", text, {"": counters[key]})
     return "\n".join(lines) + "\n"

@@ -11,12 +11,12 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import set_script_prefix
 
-from websocket import conf, groups, internals
+from websocket import conf, groups, internals, sweep
 from websocket.connection import WebSocket
 from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler
 from websocket.lifecycle import encode_headers, refuse, run
 from websocket.protocol import Receive, Scope, Send
-from websocket.threads import enter_shared_thread
+from websocket.threads import enter_handshake_thread, enter_shared_thread
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -64,7 +64,8 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[N
 
     (Left to the caller, so that no open socket keeps this coroutine and what is in it.)
     """
-    enter_shared_thread()
+    sweep.start()  # It also looks after the threads.
+    enter_handshake_thread()
     if script_name := settings.FORCE_SCRIPT_NAME or scope.get("root_path"):
         set_script_prefix(script_name)
     handler = get_handler()
@@ -74,6 +75,7 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[N
         response = handler.handle(scope, receive, send)
     if not isinstance(response, SwitchingProtocols):
         return refuse(WebSocket(scope, receive, send), response)
+    enter_shared_thread()
     del response["Content-Length"]  # A 101 has no content (RFC 9110, section 8.6).
     response.socket._accept_headers = encode_headers(response)
     return run(response.socket, response.take_view())

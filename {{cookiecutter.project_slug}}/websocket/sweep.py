@@ -7,7 +7,7 @@ import logging
 from contextvars import Context
 from typing import Protocol
 
-from websocket.threads import close_idle_connections
+from websocket.threads import get_threads
 
 logger = logging.getLogger("django.websocket")
 
@@ -25,8 +25,8 @@ class Open(Protocol):
 _open: dict[asyncio.AbstractEventLoop, set[Open]] = {}
 
 
-def add(item: Open) -> None:
-    """Look at something once a second, in the running event loop, until it is discarded."""
+def start() -> set[Open]:
+    """Look once a second, in the running event loop, at the threads and at what is in this set."""
     loop = asyncio.get_running_loop()
     if loop not in _open:
         for ended in [loop for loop in _open if loop.is_closed()]:
@@ -34,7 +34,12 @@ def add(item: Open) -> None:
         _open[loop] = set()
         # In a context of its own, which keeps nothing of the first connection's alive.
         loop.call_later(INTERVAL, _look, loop, context=Context())
-    _open[loop].add(item)
+    return _open[loop]
+
+
+def add(item: Open) -> None:
+    """Look at something once a second, in the running event loop, until it is discarded."""
+    start().add(item)
 
 
 def discard(item: Open) -> None:
@@ -48,17 +53,17 @@ def everything() -> list[Open]:
 
 
 def _look(loop: asyncio.AbstractEventLoop) -> None:
-    """Look at what is open in a loop, and at the database connections; then again in a second."""
-    is_connected = True
+    """Look at what is open in a loop, and at the threads; then again in a second."""
+    look_again = True
     try:
         for item in list(_open[loop]):
             try:
                 item.look()
             except Exception:  # It must not keep the others from being looked at.
                 logger.exception("Looking at %r failed.", item)
-        is_connected = close_idle_connections()
+        look_again = get_threads().look()
     finally:
-        if is_connected or _open[loop]:
+        if look_again or _open[loop]:
             loop.call_later(INTERVAL, _look, loop)
         else:
             del _open[loop]

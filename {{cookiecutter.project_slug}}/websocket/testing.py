@@ -31,7 +31,7 @@ from websocket.connection import WebSocketDisconnect
 from websocket.handshake import Handshake, get_handler
 from websocket.middleware import Application
 from websocket.protocol import Event, Headers, Scope, SendEvent
-from websocket.threads import DatabaseThread, get_contexts
+from websocket.threads import DatabaseThread, get_threads
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def hear_setting(*, setting: str, **kwargs: Any) -> None:
     """Forget what was made from a setting that a test overrides: middleware may read any."""
     get_handler.cache_clear()
     if setting == "WEBSOCKET_THREADS":
-        get_contexts.cache_clear()
+        get_threads.cache_clear()
 
 
 setting_changed.connect(hear_setting)
@@ -363,7 +363,7 @@ class LiveServer:
         import uvicorn  # Tests without a live server need none.
 
         application = ASGIStaticFilesHandler(import_string(settings.ASGI_APPLICATION))
-        self.executor = DatabaseThread(0)
+        self.executor = DatabaseThread("websocket-live")
         context = ThreadSensitiveContext()
         internals.set_executor(context, self.executor)
         # A database in memory lives in its connection: the server's thread uses the tests' own.

@@ -5,13 +5,20 @@ with a database connection for each. Here it is dealt out to WEBSOCKET_THREADS t
 code always runs in the same one, in its order, with that thread's database connection. Slow sync
 code never blocks the event loop, but it does hold up the sockets that share its thread: for what
 takes long and needs no database, use `sync_to_async(function, thread_sensitive=False)`.
+
+Handshakes run in a few threads of their own, so that slow code in sockets does not hold them up.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
+import math
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any, ParamSpec, TypeVar
@@ -26,8 +33,13 @@ from websocket import conf, internals
 P = ParamSpec("P")
 R = TypeVar("R")
 
+logger = logging.getLogger("django.websocket")
+
 #: Seconds for which a thread keeps a connection, however low CONN_MAX_AGE is.
 KEEP = 1.0
+
+#: Seconds after which a job is stuck: those with which settings.py bounds PostgreSQL's, and more.
+STUCK_AFTER = 10.0
 
 
 class DatabaseThread(ThreadPoolExecutor):
@@ -38,14 +50,18 @@ class DatabaseThread(ThreadPoolExecutor):
     CONN_MAX_AGE is closed then, or once the thread is idle, unless it has a cursor in use.
     """
 
-    def __init__(self, number: int) -> None:
-        #: The jobs that wait or run, and when the last one ended.
+    def __init__(self, name: str) -> None:
+        self.name = name
+        #: The jobs that wait or run.
         self.jobs: set[Future[Any]] = set()
+        #: When the job that runs has started, and in which thread; when the last one has ended.
+        self.running: tuple[float, int] | None = None
         self.idle_since = 0.0
+        self.reported = False
         #: When to close the thread's connections, by alias, as far as they have an age limit.
         self.close_at: dict[str, float] = {}
         self.cursors: WeakSet[CursorWrapper] = WeakSet()
-        super().__init__(1, f"websocket-{number}", note_cursors, (self.cursors,))
+        super().__init__(1, name, note_cursors, (self.cursors,))
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         job = super().submit(self._run, fn, *args, **kwargs)
@@ -53,22 +69,45 @@ class DatabaseThread(ThreadPoolExecutor):
         job.add_done_callback(self.jobs.discard)
         return job
 
-    def is_due(self) -> bool:
-        """Tell whether the thread is idle with a connection that is too old."""
-        now = time.monotonic()
-        return (
-            not self.jobs
-            and now - self.idle_since >= KEEP
-            and now >= min(list(self.close_at.values()), default=now + 1)
+    def is_stuck(self) -> bool:
+        """Tell whether one job has held the thread for so long that others should avoid it."""
+        running = self.running
+        return running is not None and time.monotonic() - running[0] >= STUCK_AFTER
+
+    def look(self) -> bool:
+        """Close old connections if the thread is idle; log once where it is stuck.
+
+        Returns whether there is reason to look again.
+        """
+        close_at = min(list(self.close_at.values()), default=math.inf)
+        if self.is_stuck():
+            self._report()
+        elif not self.jobs and time.monotonic() >= max(close_at, self.idle_since + KEEP):
+            self.submit(int)  # Any job starts with closing them.
+        return bool(self.jobs or self.close_at)
+
+    def _report(self) -> None:
+        running = self.running
+        if running is None or self.reported:
+            return
+        self.reported = True
+        stack = traceback.format_stack(sys._current_frames().get(running[1]), 12)
+        logger.warning(
+            "For %d seconds one job has held up %s, and all that shares this thread:\n%s",
+            STUCK_AFTER,
+            self.name,
+            "".join(stack).rstrip(),
         )
 
     def _run(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
-        self._close_old_connections()
+        self.running = time.monotonic(), threading.get_ident()
         try:
+            self._close_old_connections()
             return fn(*args, **kwargs)
         finally:
             self._take_over_connections()
             self.idle_since = time.monotonic()
+            self.running, self.reported = None, False
 
     def _close_old_connections(self) -> None:
         for connection in connections.all():
@@ -102,32 +141,83 @@ def note_cursors(cursors: WeakSet[CursorWrapper]) -> None:
         connection.execute_wrappers.insert(0, note)
 
 
-@cache
-def get_contexts() -> tuple[list[DatabaseThread], Iterator[ThreadSensitiveContext]]:
-    """Return the threads, and the contexts that lead asgiref to them, one after the other."""
-    threads = [DatabaseThread(number) for number in range(conf.THREADS)]
-    contexts = [ThreadSensitiveContext() for _ in threads]
-    for context, thread in zip(contexts, threads, strict=True):
+Dealt = dict[ThreadSensitiveContext, DatabaseThread]
+
+
+class Threads:
+    """The threads of this process, by the contexts that lead asgiref to them."""
+
+    def __init__(self) -> None:
+        self.sockets: Dealt = {}
+        self.handshakes: Dealt = {}
+        for number in range(conf.THREADS):
+            self._add(self.sockets, f"websocket-{number}")
+        self._turns = itertools.cycle(self.sockets)
+
+    def for_socket(self) -> ThreadSensitiveContext:
+        """Return each thread in turn, but no thread that is stuck, unless all are."""
+        turns = itertools.islice(self._turns, len(self.sockets))
+        working = (context for context in turns if not self.sockets[context].is_stuck())
+        return next(working, None) or next(self._turns)
+
+    def for_handshake(self) -> ThreadSensitiveContext:
+        """Return the thread with the least to do, or a new one if all that work are busy.
+
+        There are as many as for sockets, and while some are stuck, up to as many again.
+        """
+        threads = self.handshakes
+        working = [context for context, thread in threads.items() if not thread.is_stuck()]
+        least = min(
+            working or threads, key=lambda context: len(threads[context].jobs), default=None
+        )
+        may_grow = len(working) < conf.THREADS and len(threads) < 2 * conf.THREADS
+        if least is None or (threads[least].jobs and may_grow):
+            return self._add(threads, f"handshake-{len(threads)}")
+        return least
+
+    def look(self) -> bool:
+        """Look after each thread; return whether there is reason to do so again."""
+        looks = [thread.look() for thread in self._all()]
+        return any(looks)
+
+    def count_stuck(self) -> int:
+        """Return how many threads are stuck; the log says where."""
+        self.look()
+        return sum(thread.is_stuck() for thread in self._all())
+
+    def are_stuck(self) -> bool:
+        """Tell whether no thread is left for sockets, or none for handshakes."""
+        groups = [self.sockets.values()]
+        if len(self.handshakes) == 2 * conf.THREADS:
+            groups.append(self.handshakes.values())
+        return any(all(thread.is_stuck() for thread in threads) for threads in groups)
+
+    def _all(self) -> list[DatabaseThread]:
+        return [*self.sockets.values(), *self.handshakes.values()]
+
+    def _add(self, threads: Dealt, name: str) -> ThreadSensitiveContext:
+        # asgiref holds contexts weakly: these dictionaries keep them.
+        context, thread = ThreadSensitiveContext(), DatabaseThread(name)
         internals.set_executor(context, thread)
-    # asgiref holds contexts weakly: cycle() keeps them.
-    return threads, itertools.cycle(contexts)
+        threads[context] = thread
+        return context
 
 
-def enter_shared_thread() -> None:
-    """Have the sync code of this task, from here on, run in one of the shared threads.
+@cache
+def get_threads() -> Threads:
+    """Return the threads of this process."""
+    return Threads()
+
+
+def enter_handshake_thread() -> None:
+    """Have the sync code of this task run in a thread for handshakes, until it enters another.
 
     Where sync code waits for this task further up, as in Django's tests, its thread is used.
     """
-    internals.enter_context(lambda: next(get_contexts()[1]))
+    internals.enter_context(get_threads().for_handshake)
 
 
-def close_idle_connections() -> bool:
-    """Close the database connections of idle threads that are beyond CONN_MAX_AGE.
-
-    Returns whether any thread holds a connection that has to be closed some time.
-    """
-    aging = [thread for thread in get_contexts()[0] if thread.close_at]
-    for thread in aging:
-        if thread.is_due():
-            thread.submit(int)  # Any job starts with closing them.
-    return bool(aging)
+def enter_shared_thread() -> None:
+    """Have the sync code of this task, from here on, run in one of the threads for sockets."""
+    threads = get_threads()
+    internals.enter_context(threads.for_socket, instead_of=threads.handshakes)

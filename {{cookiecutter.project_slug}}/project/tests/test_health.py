@@ -1,16 +1,36 @@
 """What load balancers and monitors see."""
 
+import asyncio
+import logging
+import threading
+from contextlib import AbstractContextManager
 from unittest import mock
 
+import django
 from asgiref.sync import sync_to_async
+from django.core import mail
 from django.db import connections
 from django.test import TestCase, override_settings
+from django.utils.log import AdminEmailHandler
 
 from project import health
+from websocket import threads
 from websocket.testing import HandshakeRefused, connect
+
+#: As settings have them, since Django 6.0 and before.
+ADMINS = ["a@example.com"] if django.VERSION >= (6,) else [("A", "a@example.com")]
+
+
+def no_database() -> AbstractContextManager[object]:
+    wrapper = type(connections["default"])
+    return mock.patch.object(wrapper, "create_cursor", side_effect=OSError("gone"))
 
 
 class HealthTests(TestCase):
+    def setUp(self) -> None:
+        for service in (health.database, health.redis):
+            service.has_answered = service.is_away = False
+
     def test_a_process_that_serves_is_alive(self) -> None:
         response = self.client.get("/health/live")
         assert (response.status_code, response.content) == (200, b"ok")
@@ -29,17 +49,36 @@ class HealthTests(TestCase):
         response = self.client.get("/health/ready")
         assert response.status_code == 200
         assert response.json()["database"] is True
+        assert response.json()["stuck_threads"] == 0
 
-    def test_without_the_database_it_is_not_ready_and_the_log_says_why(self) -> None:
-        wrapper = type(connections["default"])
-        with (
-            mock.patch.object(wrapper, "create_cursor", side_effect=OSError("gone")),
-            self.assertLogs("project.health", "ERROR") as log,
-        ):
+    def test_a_process_that_the_database_never_answered_is_not_ready(self) -> None:
+        with no_database(), self.assertLogs("project.health", "ERROR") as log:
             response = self.client.get("/health/ready")
         assert response.status_code == 503
         assert response.json()["database"] is False
-        assert "ask_database failed: gone" in log.output[0]
+        assert "The database is away: gone" in log.output[0]
+
+    def test_a_database_that_goes_away_is_reported_and_takes_nobody_out(self) -> None:
+        assert self.client.get("/health/ready").status_code == 200
+        with no_database(), self.assertLogs("project.health", "ERROR") as log:
+            for _ in range(3):
+                response = self.client.get("/health/ready")
+                assert response.status_code == 200
+                assert response.json()["database"] is False
+        assert len(log.output) == 1
+        with self.assertLogs("project.health", "WARNING") as log:
+            assert self.client.get("/health/ready").json()["database"] is True
+        assert "The database is back" in log.output[0]
+
+    @override_settings(ADMINS=ADMINS)
+    def test_a_process_that_is_not_ready_sends_no_mail(self) -> None:
+        with (
+            no_database(),
+            mock.patch.dict(logging.getLogger("django").__dict__, handlers=[AdminEmailHandler()]),
+            self.assertNoLogs("django.request", "INFO"),
+        ):
+            assert self.client.get("/health/ready").status_code == 503
+        assert mail.outbox == []
 
     async def test_a_database_that_hangs_holds_up_nothing_beyond_the_timeout(self) -> None:
         with (
@@ -47,19 +86,62 @@ class HealthTests(TestCase):
             self.assertLogs("project.health", "ERROR") as log,
         ):
             response = await self.async_client.get("/health/ready")
-        assert response.status_code == 503
+        assert response.json()["database"] is False
         assert "TimeoutError" in log.output[0]
 
+    async def test_a_few_threads_that_hang_are_all_that_it_holds_up(self) -> None:
+        may_answer = threading.Event()
+        self.addCleanup(may_answer.set)
+        service = health.Service("The service", lambda: may_answer.wait(10))
+        with mock.patch.object(health, "TIMEOUT", 0.01), self.assertLogs("project.health"):
+            for _ in range(10):
+                assert not await service.answers()
+        assert len(service.asking) == health.ASKING
+        may_answer.set()
+        while service.asking:
+            await asyncio.sleep(0)
+        assert await service.answers()
+
     @override_settings(WEBSOCKET_REDIS_URL="redis://127.0.0.1:1")
-    def test_without_the_redis_of_the_settings_it_is_not_ready(self) -> None:
+    def test_without_the_redis_of_the_settings_it_is_ready_and_says_so(self) -> None:
         try:
             import redis  # noqa: F401
         except ImportError:
             self.skipTest("The package redis is not installed.")
-        with self.assertLogs("project.health", "ERROR"):
-            response = self.client.get("/health/ready")
-        assert response.status_code == 503
-        assert response.json() == {"database": True, "redis": False}
+        with self.assertLogs("project.health", "ERROR") as log:
+            for _ in range(3):
+                response = self.client.get("/health/ready")
+        assert len(log.output) == 1
+        assert response.status_code == 200
+        assert response.json() == {"database": True, "redis": False, "stuck_threads": 0}
+
+    @override_settings(WEBSOCKET_THREADS=1)
+    def test_a_process_whose_sockets_have_no_thread_left_is_not_ready(self) -> None:
+        assert self.client.get("/health/ready").status_code == 200
+        may_go_on = threading.Event()
+        self.addCleanup(may_go_on.set)
+        [thread] = threads.get_threads().sockets.values()
+        started = threading.Event()
+
+        def hang() -> None:
+            started.set()
+            may_go_on.wait(10)
+
+        job = thread.submit(hang)
+        started.wait()
+        with (
+            mock.patch.object(threads, "STUCK_AFTER", 0),
+            self.assertLogs("django.websocket", "WARNING") as log,
+        ):
+            for _ in range(3):
+                response = self.client.get("/health/ready")
+                assert response.status_code == 503
+                assert response.json()["stuck_threads"] == 1
+        assert len(log.output) == 1
+        assert "may_go_on.wait(10)" in log.output[0]
+        may_go_on.set()
+        job.result()
+        assert self.client.get("/health/ready").status_code == 200
 
 
 @override_settings(METRICS=True)

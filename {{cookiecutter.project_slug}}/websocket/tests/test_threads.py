@@ -13,7 +13,7 @@ from django.test import SimpleTestCase, TestCase, TransactionTestCase, override_
 
 from websocket.testing import connect
 from websocket.tests.wire import connect_to, serving
-from websocket.threads import close_idle_connections, enter_shared_thread, get_contexts
+from websocket.threads import enter_shared_thread, get_threads
 
 
 async def say_thread(socket):
@@ -99,6 +99,29 @@ class SharedThreadsTests(SimpleTestCase):
 
         asyncio.run(main())
 
+    def test_slow_calls_in_all_threads_hold_up_no_handshake(self):
+        may_go_on = threading.Event()
+
+        async def view(socket):
+            await socket.accept()
+            if await socket.receive_text() == "wait":
+                await sync_to_async(may_go_on.wait)(5)
+            await socket.send_text("done")
+
+        async def main():
+            with serving(view):
+                async with connect("/ws/") as one, connect("/ws/") as other:
+                    await one.send_text("wait")
+                    await other.send_text("wait")
+                    async with connect("/ws/") as third:
+                        await third.send_text("hello")
+                        self.assertEqual(await third.receive_text(), "done")
+                    may_go_on.set()
+                    self.assertEqual(await one.receive_text(), "done")
+                    self.assertEqual(await other.receive_text(), "done")
+
+        asyncio.run(main())
+
     def test_a_context_that_is_there_is_kept(self):
         async def main():
             async with ThreadSensitiveContext() as context:
@@ -113,17 +136,85 @@ class SharedThreadsTests(SimpleTestCase):
 
 
 @override_settings(WEBSOCKET_THREADS=2)
+class StuckThreadsTests(SimpleTestCase):
+    """A job that goes on and on: nothing new is put behind it, and it is reported once."""
+
+    def setUp(self):
+        get_threads.cache_clear()
+        self.threads = get_threads()
+        self.may_go_on = threading.Event()
+        self.addCleanup(self.may_go_on.set)
+        self.enterContext(mock.patch("websocket.threads.STUCK_AFTER", 0))
+
+    def hold(self, thread):
+        started = threading.Event()
+
+        def wait_long():
+            started.set()
+            self.may_go_on.wait(10)
+
+        job = thread.submit(wait_long)
+        started.wait()
+        return job
+
+    def test_sockets_are_dealt_to_the_other_threads(self):
+        contexts = list(self.threads.sockets)
+        self.assertEqual([self.threads.for_socket() for _ in range(4)], contexts * 2)
+        self.hold(self.threads.sockets[contexts[0]])
+        self.assertEqual({self.threads.for_socket() for _ in range(4)}, {contexts[1]})
+        self.assertFalse(self.threads.are_stuck())
+        self.hold(self.threads.sockets[contexts[1]])
+        self.assertEqual({self.threads.for_socket() for _ in range(4)}, set(contexts))
+        self.assertTrue(self.threads.are_stuck())
+
+    def test_handshakes_get_as_many_threads_again_and_no_more(self):
+        for number in range(4):
+            self.assertEqual(self.threads.count_stuck(), number)
+            self.assertFalse(self.threads.are_stuck())
+            self.hold(self.threads.handshakes[self.threads.for_handshake()])
+        self.assertIn(self.threads.for_handshake(), self.threads.handshakes)
+        self.assertEqual(len(self.threads.handshakes), 4)
+        self.assertTrue(self.threads.are_stuck())
+
+    def test_an_idle_thread_takes_the_next_handshake(self):
+        first = self.threads.for_handshake()
+        self.assertIs(self.threads.for_handshake(), first)
+        with mock.patch("websocket.threads.STUCK_AFTER", 3600):
+            self.hold(self.threads.handshakes[first])
+            second = self.threads.for_handshake()
+            self.hold(self.threads.handshakes[second])
+            self.threads.handshakes[first].submit(int)
+            self.assertIs(self.threads.for_handshake(), second)
+            self.assertEqual(list(self.threads.handshakes), [first, second])
+
+    def test_the_log_says_once_for_each_job_where_it_is(self):
+        thread, _ = self.threads.sockets.values()
+        for _ in range(2):
+            self.may_go_on.clear()
+            job = self.hold(thread)
+            with self.assertLogs("django.websocket", "WARNING") as log:
+                self.assertTrue(self.threads.look())
+                self.assertTrue(self.threads.look())
+            [line] = log.output
+            self.assertIn("held up websocket-0", line)
+            self.assertIn("self.may_go_on.wait(10)", line)
+            self.assertEqual(self.threads.count_stuck(), 1)
+            self.may_go_on.set()
+            job.result()
+
+
+@override_settings(WEBSOCKET_THREADS=2)
 @skipIf(
     connections.databases["default"].get("OPTIONS", {}).get("pool"),
     "A pool has the connections, and threads only borrow them.",
 )
 class ConnectionsTests(TransactionTestCase):
     def setUp(self):
-        get_contexts.cache_clear()  # Threads without a connection yet.
+        get_threads.cache_clear()  # Threads without a connection yet.
         self.addCleanup(self.close_connections)
 
     def close_connections(self):
-        for thread in get_contexts()[0]:
+        for thread in get_threads().sockets.values():
             thread.submit(connections.close_all).result()
 
     def test_there_are_no_more_connections_than_threads(self):
@@ -166,8 +257,8 @@ class AgeTests(SimpleTestCase):
     databases = {"default"}
 
     def setUp(self):
-        get_contexts.cache_clear()
-        [self.thread] = get_contexts()[0]
+        get_threads.cache_clear()
+        [self.thread] = get_threads().sockets.values()
         self.addCleanup(self.run_job, connections.close_all)
         if connection.vendor == "sqlite":
             # Django never closes a database in memory.
@@ -196,7 +287,7 @@ class AgeTests(SimpleTestCase):
         first = self.run_job(connect_to_database)
         self.assertEqual(self.run_job(cursor.fetchone), (1,))
         self.grow_old()
-        self.assertTrue(close_idle_connections())
+        self.assertTrue(self.thread.look())
         self.run_job(close_old_connections)  # As Django does where a request ends.
         self.assertIs(self.run_job(connect_to_database), first)
         self.assertEqual(self.run_job(cursor.fetchall), [(2,), (3,)])
@@ -218,15 +309,15 @@ class AgeTests(SimpleTestCase):
             look = ThreadPoolExecutor.submit  # Unlike a job, it leaves the connection alone.
             return look(self.thread, lambda: connection.connection is not None).result()
 
-        self.assertFalse(close_idle_connections())
+        self.assertFalse(self.thread.look())
         self.run_job(connect_to_database)
-        self.assertTrue(close_idle_connections())
+        self.assertTrue(self.thread.look())
         self.assertTrue(is_connected())
         self.grow_old()
         self.thread.idle_since = time.monotonic()  # It works again and again.
-        self.assertTrue(close_idle_connections())
+        self.assertTrue(self.thread.look())
         self.assertTrue(is_connected())
         self.grow_old()
-        self.assertTrue(close_idle_connections())
+        self.assertTrue(self.thread.look())
         self.assertFalse(is_connected())
-        self.assertFalse(close_idle_connections())
+        self.assertFalse(self.thread.look())
