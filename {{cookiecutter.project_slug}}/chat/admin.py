@@ -1,4 +1,4 @@
-"""The chat in the admin: rooms are made here, and messages removed from every open page."""
+"""The chat in the admin: create rooms, and delete messages, also from every open page."""
 
 from django.contrib import admin
 from django.http import HttpRequest
@@ -14,7 +14,7 @@ class RoomAdmin(admin.ModelAdmin):
 
 @admin.register(Message)
 class MessageAdmin(admin.ModelAdmin):
-    """Messages to look at and to delete: see chat.signals for what the open pages hear of it."""
+    """Messages can be read and deleted. See chat.signals for how they leave the open pages."""
 
     date_hierarchy = "sent_at"
     list_display = ["text", "user", "room", "sent_at"]

@@ -1,4 +1,4 @@
-"""What may be said."""
+"""The form that checks a message before it is stored."""
 
 from django import forms
 
@@ -11,6 +11,6 @@ class MessageForm(forms.ModelForm):
         fields = ["key", "text"]
 
     def clean_text(self) -> str:
-        # JSON can hold half of a surrogate pair, and a database cannot.
+        # JSON can hold half of a surrogate pair; a database cannot.
         text: str = self.cleaned_data["text"]
         return text.encode(errors="replace").decode()

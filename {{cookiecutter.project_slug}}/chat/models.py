@@ -1,4 +1,4 @@
-"""Rooms, and what was said in them."""
+"""Rooms, and the messages in them."""
 
 import uuid
 from typing import Any
@@ -23,7 +23,7 @@ class Room(models.Model):
 
     @property
     def group(self) -> str:
-        """The group that the sockets of everybody in the room join."""
+        """The group that all sockets in the room join."""
         return f"chat.room.{self.pk}"
 
 
@@ -31,13 +31,13 @@ class Message(models.Model):
     room = models.ForeignKey(Room, models.CASCADE, related_name="messages")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     text = models.CharField(max_length=500)
-    # Made by the page, which knows its own message by it. One that is sent again, because the
-    # connection was lost before the answer came, is refused for it, and so never stored twice.
+    # The page creates it, to recognize its own message when that comes back. Because it is unique,
+    # a message that is sent again after a lost connection is not stored twice.
     key = models.UUIDField(default=uuid.uuid4, unique=True)
     sent_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        # Ids only rise, and an index of the room's messages by id is what the socket asks for.
+        # The socket asks for a room's messages by id, which only rises.
         indexes = [models.Index(fields=["room", "id"], name="chat_message_room_id")]
         ordering = ["id"]
 
@@ -45,7 +45,7 @@ class Message(models.Model):
         return self.text
 
     def as_event(self) -> dict[str, Any]:
-        """Return what the page gets to know."""
+        """Return the event that tells the pages about this message."""
         return {
             "type": "message",
             "id": self.pk,

@@ -1,4 +1,4 @@
-"""A message that is deleted, wherever that happens, disappears from every open page."""
+"""Remove deleted messages from every open page, wherever they are deleted."""
 
 import logging
 from typing import Any
@@ -20,7 +20,7 @@ def take_off_pages(instance: Message, **kwargs: Any) -> None:
     def tell() -> None:
         try:
             publish(group, event)
-        except PublishError as error:  # Deleted it is all the same.
+        except PublishError as error:  # The message is deleted all the same.
             logger.error("Open pages keep a deleted message: %s", error)
 
     transaction.on_commit(tell)

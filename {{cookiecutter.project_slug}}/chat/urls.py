@@ -1,4 +1,4 @@
-"""The chat's URLs: its pages, those to log in and out, and the socket."""
+"""The chat's URLs: its pages, the login and logout, and the socket."""
 
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path

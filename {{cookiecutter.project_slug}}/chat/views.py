@@ -15,15 +15,15 @@ from users.models import User
 from websocket.connection import InvalidMessage, WebSocket
 from websocket.groups import PublishError, apublish, publish
 
-# So many messages are on the page at first, and so many go into one message of the socket.
+# The number of messages on the page at first, and the most that one event of the socket holds.
 HISTORY = 100
 
-# Of two messages sent at the same time, the one with the higher id may be stored first. So what
-# a page has missed is looked for from so many ids before the last one that it has.
+# Of two messages sent at the same time, the one with the higher id may be stored first. So the
+# messages that a page has missed are looked for from this many ids before its last one.
 OVERLAP = 20
 
-# A page that comes back is told of so many of its messages, the newest, which are still there.
-# It names the range itself, and must not be able to ask for all that was ever said at once.
+# A page that comes back is told which of its newest messages are still there: this many at most,
+# because it names the range itself, and must not be able to ask for the whole table at once.
 KEPT = 10_000
 
 
@@ -39,12 +39,12 @@ class RoomView(LoginRequiredMixin, DetailView):
 
 @login_required
 async def room_socket(socket: WebSocket, slug: str) -> None:
-    """Send what was said, then what is said; store what the client says and tell the room."""
+    """Send the room's messages, old and new; store the client's own and tell the room."""
     room = await sync_to_async(get_object_or_404)(Room, slug=slug)
     await socket.accept()
     try:
-        # First join, then load: what is said meanwhile comes twice, and the page drops what it
-        # has. The other way round it would not come at all.
+        # First join, then load: a message that is stored in between comes twice, and the page
+        # drops the second. The other way round, it would not come at all.
         await socket.join(room.group)
         await send_history(socket, room)
         async for data in socket.iter_json():
@@ -54,7 +54,7 @@ async def room_socket(socket: WebSocket, slug: str) -> None:
 
 
 async def handle(socket: WebSocket, room: Room, data: Any) -> None:
-    """Do what a page asks for."""
+    """Handle one of the page's events."""
     match data:
         case {"type": "say", "text": str(), "key": str()}:
             await say(socket, room, data)
@@ -67,7 +67,7 @@ async def handle(socket: WebSocket, room: Room, data: Any) -> None:
 
 
 async def send_history(socket: WebSocket, room: Room) -> None:
-    """Send the room's last messages; to a page that comes back, all that it missed.
+    """Send the room's last messages, or to a page that comes back, all those that it missed.
 
     Such a page says which messages it has: `?first=<id>&after=<id>`.
     """
@@ -106,7 +106,7 @@ async def say(socket: WebSocket, room: Room, data: dict[str, Any]) -> None:
             await socket.send_json({"type": "errors", "key": data["key"], "errors": errors})
 
 
-# What uses the database, each in one hop to the socket's thread
+# Functions that use the database, each in one hop to the socket's thread
 
 
 @sync_to_async

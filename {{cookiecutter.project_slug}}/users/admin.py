@@ -15,7 +15,7 @@ class UserAdmin(DjangosUserAdmin):  # type: ignore[type-arg]
     actions = ["close_sockets"]
 
     def close_sockets(self, request: HttpRequest, users: QuerySet[User]) -> None:
-        """Close the selected users' sockets; who can still log in can connect again."""
+        """Close the selected users' sockets. Users who can still log in can connect again."""
         try:
             for user in users:
                 disconnect(user)

@@ -1,4 +1,4 @@
-"""The project's own user model, so that a field can be added the day one is needed."""
+"""The project's own user model, so that fields can be added to it later."""
 
 from django.contrib.auth.models import AbstractUser
 

@@ -12,7 +12,7 @@ from websocket.connection import WebSocket
 
 
 class IndexView(TemplateView):
-    """A page that shows what works: an echo, a clock, and where to go from here."""
+    """A page that shows an echo and a clock at work, with links to the rest."""
 
     template_name = "index.html"
 
@@ -35,7 +35,7 @@ async def echo(socket: WebSocket) -> None:
 
 
 async def clock(socket: WebSocket) -> None:
-    """Push the time each second, and who is asking, while the client says nothing."""
+    """Push the time and the user's name every second, while the client says nothing."""
     await socket.accept()
     user = socket.user.get_username()
     while True:
