@@ -49,15 +49,19 @@ def quiet(server: Server, *, tracebacks: int = 0) -> Iterator[None]:
     before = len(server.lines)
     yield
     if server.process.poll() is None:
-        # Once the server has logged this request, all that came before it is there too.
-        marker = uuid.uuid4().hex
-        connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
-        with contextlib.closing(connection):
-            connection.request("GET", f"/{marker}")
-            connection.getresponse().read()
-        server.wait_for(marker, timeout=30)
+        catch_up(server)
     log = "".join(server.lines[before:])
     assert "ERROR" not in log and log.count("Traceback") == tracebacks, log
+
+
+def catch_up(server: Server) -> None:
+    """Wait until all that the server has logged so far is here."""
+    marker = uuid.uuid4().hex
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", f"/{marker}")
+        connection.getresponse().read()
+    server.wait_for(marker, timeout=30)
 
 
 @contextlib.contextmanager

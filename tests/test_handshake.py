@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Project, Server
-from sites import cookie_of, get, quiet, serving
+from sites import catch_up, cookie_of, get, quiet, serving
 from websockets.asyncio.client import connect as async_connect
 from websockets.sync.client import connect
 
@@ -134,6 +134,17 @@ def test_a_streamed_refusal_reaches_the_client_whole(site: Server, path: str) ->
     with quiet(site):
         response, body = refusal(site, f"/{path}/")
     assert (response.status, body) == (403, b"one two three")
+
+
+@pytest.mark.parametrize("path", ["unrenderable", "unreadable"])
+def test_a_refusal_that_fails_is_djangos_500_and_reported_once(site: Server, path: str) -> None:
+    before = len(site.lines)
+    response, body = refusal(site, f"/{path}/")
+    assert (response.status, b" at /" in body) == (500, True)  # The page of DEBUG.
+    catch_up(site)
+    log = "".join(site.lines[before:])
+    assert log.count(f"Internal Server Error: /{path}/") == log.count("Traceback") == 1, log
+    assert log.count(f"got_request_exception /{path}/") == 1, log
 
 
 def test_a_session_made_at_the_handshake_sets_its_cookie_on_the_accept(site: Server) -> None:

@@ -4,13 +4,12 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from conftest import Project, Server
-from sites import TESTS, logging, serving
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
+from sites import TESTS, RawClient, catch_up, frame, logging, serving
 
 # --- what stops the start ----------------------------------------------------------------------
 
@@ -60,47 +59,64 @@ def last_line_of_start(project: Project, **env: str) -> str:
 # --- what the server logs once it runs ---------------------------------------------------------
 
 NOT_WITH_PATH = "Mount a socket view with websocket(), not with path()."
-LOGGED = {
-    "ws": {
-        "mounted_with_path": "WARNING django.websocket: No socket at /mounted_with_path/: mount "
-        "mistakesite.views.mounted_with_path with websocket(), not with path(), if it is a socket "
-        "view.",
-        "page": "A socket is not a request: use `socket.request`, or mount a page's view with "
-        "path().",
-        "not_async": "TypeError: The socket view mistakesite.views.not_async returned None: is it "
-        "async? (And without yield: it sends with `await socket.send_text()`.)",
-    },
-    "http": {
-        "mounted_with_path": NOT_WITH_PATH,
-        "ClassMountedWithPath": "TypeError: Mount a WebSocketView with websocket(), not with "
-        "path().",
-    },
+PAGE = (
+    "WARNING django.websocket: The handshake at /{}/ was answered with a page (status 200): mount "
+    "a page's view with path(), not with websocket(), and refuse a handshake with an error's "
+    "status."
+)
+
+# What the log says of each mistake of mistakesite/views.py, when a client opens a socket there,
+# and when a browser opens it as a page.
+OPENED = {
+    "mounted_with_path/": "WARNING django.websocket: No socket at /mounted_with_path/: mount "
+    "mistakesite.views.mounted_with_path with websocket(), not with path(), if it is a socket "
+    "view.",
+    "page/": PAGE.format("page"),
+    "async_page/": PAGE.format("async_page"),
+    "page_with_a_form/": "A socket is not a request: use `socket.request`, or mount a page's view "
+    "with path().",
+    "not_async/": "TypeError: The socket view mistakesite.views.not_async returned None: is it "
+    "async? (And without yield: it sends with `await socket.send_text()`.)",
+    "not_async": "WARNING django.websocket: The handshake at /not_async was redirected to "
+    "/not_async/, which no browser follows: connect there.",
+}
+VISITED = {
+    "mounted_with_path/": NOT_WITH_PATH,
+    "ClassMountedWithPath/": "TypeError: Mount a WebSocketView with websocket(), not with path().",
 }
 
 
-@pytest.fixture(scope="module")
-def site(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {"DJANGO_SETTINGS_MODULE": "mistakesite.settings"}
-    with serving(project, tmp_path_factory.mktemp("site"), **settings) as server:
-        yield server
-
-
-@pytest.mark.parametrize(
-    ("scheme", "mistake"), [(scheme, mistake) for scheme in LOGGED for mistake in LOGGED[scheme]]
-)
-def test_the_log_has_one_sentence(site: Server, scheme: str, mistake: str) -> None:
-    before = len(site.lines)
-    sentence = LOGGED[scheme][mistake]
-    with logging(site, sentence):
-        if scheme == "ws":
+def test_the_log_says_in_one_sentence_what_to_do(
+    project: Project, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    with serving(project, tmp_path, DJANGO_SETTINGS_MODULE="mistakesite.settings") as server:
+        for path, sentence in OPENED.items():
+            with subtests.test(path), says_once(server, sentence):
+                open_socket(server, path)
+        for path, sentence in VISITED.items():
             with (
-                suppress(InvalidStatus, ConnectionClosed),
-                connect(f"{site.ws}/{mistake}/") as client,
+                subtests.test(path, page=True),
+                says_once(server, sentence),
+                suppress(urllib.error.HTTPError),
             ):
-                client.recv(timeout=30)
-        else:
-            with suppress(urllib.error.HTTPError):
-                urllib.request.urlopen(f"{site.url}/{mistake}/", timeout=30)
-    log = "".join(site.lines[before:])
+                urllib.request.urlopen(f"{server.url}/{path}", timeout=30)
+
+
+def open_socket(server: Server, path: str) -> None:
+    """Open a socket as a browser does, which follows no redirects, and wait for its end."""
+    client = RawClient(server, f"/{path}", handshake=False)
+    client.send(frame(1, b"hello"))
+    client.read_to_end()
+    client.close()
+
+
+@contextmanager
+def says_once(server: Server, sentence: str) -> Iterator[None]:
+    """Fail unless the block makes the server log a line, once, with one traceback at the most."""
+    before = len(server.lines)
+    with logging(server, sentence):
+        yield
+    catch_up(server)
+    log = "".join(server.lines[before:])
     assert log.count("Traceback") <= 1, log
     assert re.findall(r"^(?:[0-9-]+ [0-9:,]+ )?(.*)$", log, re.M).count(sentence) == 1, log

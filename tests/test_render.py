@@ -105,6 +105,7 @@ websocket/metrics.py
 websocket/middleware.py
 websocket/outbox.py
 websocket/protocol.py
+websocket/refusal.py
 websocket/static/websocket/client.js
 websocket/supervisor.py
 websocket/sweep.py

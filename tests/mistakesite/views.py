@@ -13,6 +13,14 @@ class ClassMountedWithPath(WebSocketView):
 
 
 def page(request):
+    return HttpResponse("Hello.")
+
+
+async def async_page(request):
+    return HttpResponse("Hello.")
+
+
+def page_with_a_form(request):
     return HttpResponse(request.POST["name"])
 
 

@@ -12,6 +12,8 @@ SOCKETS = [
     views.unavailable,
     views.streamed,
     views.streamed_async,
+    views.unrenderable,
+    views.unreadable,
     views.visits,
     views.hesitant,
     views.tardy,

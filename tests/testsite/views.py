@@ -13,6 +13,7 @@ from django.contrib.sessions.models import Session
 from django.core.exceptions import PermissionDenied
 from django.core.signals import got_request_exception
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
+from django.template.response import TemplateResponse
 from websocket import threads
 from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
 
@@ -129,6 +130,18 @@ async def streamed_async(socket):
         for word in (b"one ", b"two ", b"three"):
             await asyncio.sleep(0)
             yield word
+
+    return StreamingHttpResponse(content(), status=403)
+
+
+async def unrenderable(socket):
+    return TemplateResponse(socket.request, "no/such/template.html", status=403)
+
+
+async def unreadable(socket):
+    async def content():
+        yield b"one "
+        raise ValueError("failed in the middle")
 
     return StreamingHttpResponse(content(), status=403)
 

@@ -1,4 +1,4 @@
-"""The handshake as a Django request: through the middleware and the URLconf, to a socket view."""
+"""Handshakes as Django requests: through middleware and the URLconf to a socket view."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
+from django.core.handlers.exception import convert_exception_to_response
 from django.core.signals import got_request_exception, request_started
 from django.db import connections
 from django.dispatch import receiver
@@ -35,8 +36,8 @@ from websocket.protocol import Receive, Scope, Send
 
 logger = logging.getLogger("django.websocket")
 
-#: An async view, or what a decorator or `as_view()` made of one: called with a socket and with
-#: the URL's arguments, it returns a coroutine, or a response that refuses the handshake.
+#: An async view, or what a decorator or `as_view()` makes of one: called with a socket and the
+#: URL's arguments, it returns a coroutine, or a response that refuses the handshake.
 SocketView = Callable[
     Concatenate[WebSocket, ...], Coroutine[Any, Any, HttpResponseBase | None] | HttpResponseBase
 ]
@@ -45,36 +46,36 @@ _SCHEMES = {"ws": "http", "wss": "https"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-# Returns the string that it got first. Not sys.intern: CPython 3.12 kept what it got for ever, and
-# clients choose the names of headers.
+# Returns an equal string that it was given before. Not sys.intern: CPython 3.12 never frees an
+# interned string, and clients choose the names of headers.
 share = functools.lru_cache(maxsize=128)(str)
 
 
 class Handshake(ASGIRequest):
     """The GET request with which a client asks for a WebSocket (RFC 6455, section 4.1)."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__({**scope, "method": "GET"}, BytesIO())
-        self.scope = scope
-        # Open sockets keep their requests: let them share what is the same in most.
+    def __init__(self, socket: WebSocket) -> None:
+        super().__init__({**socket.scope, "method": "GET"}, BytesIO())
+        self.scope = socket.scope
+        # Open sockets keep their requests: let them share the headers' names.
         self.META = {share(name): value for name, value in self.META.items()}
-        self.channel = (scope, receive, send)
+        #: Only until the middleware has finished: the socket keeps its request.
+        self.socket = socket
 
     def _get_scheme(self) -> str:
-        # Not ws: is_secure(), and all that follows from it, knows only http and https.
+        # Not ws or wss: is_secure() knows http and https only.
         scheme: str = self.scope.get("scheme", "ws")
-        return _SCHEMES.get(scheme, scheme)  # Some servers say http and https already.
+        return _SCHEMES.get(scheme, scheme)  # Some servers pass http or https.
 
 
 class SwitchingProtocols(HttpResponse):
-    """The response that lets a handshake through; middleware sees it as any other."""
+    """The response that lets a handshake through; middleware handles it like any other."""
 
     status_code = 101
 
-    def __init__(self, socket: WebSocket, view: Coroutine[Any, Any, HttpResponseBase | None]):
+    def __init__(self, view: Coroutine[Any, Any, HttpResponseBase | None]) -> None:
         super().__init__()
         del self["Content-Type"]
-        self.socket = socket
         self._view: Coroutine[Any, Any, HttpResponseBase | None] | None = view
 
     def take_view(self) -> Coroutine[Any, Any, HttpResponseBase | None]:
@@ -90,29 +91,63 @@ class SwitchingProtocols(HttpResponse):
 
 
 class HandshakeHandler(BaseHandler):
-    """Runs handshakes through `settings.MIDDLEWARE`, in sync mode: one hop to a thread does all."""
+    """Runs handshakes through `settings.MIDDLEWARE`, all of it in one call in a thread."""
 
     def __init__(self) -> None:
         super().__init__()
         self.load_middleware()
-        #: Without middleware, and without a transaction, there is nothing that may block.
+        #: Whether a handshake may block: middleware and transactions may.
         self.needs_thread = bool(settings.MIDDLEWARE) or any(
             database["ATOMIC_REQUESTS"] for database in connections.databases.values()
         )
 
-    def handle(self, scope: Scope, receive: Receive, send: Send) -> HttpResponseBase:
-        """Return the response to a handshake: `SwitchingProtocols`, or one that refuses it."""
+    def handle(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[WebSocket, HttpResponseBase]:
+        """Return the socket, and the response: `SwitchingProtocols`, or one that refuses."""
         request_started.send(sender=self.__class__, scope=scope)
+        socket = WebSocket(scope, receive, send)
         try:
-            request = Handshake(scope, receive, send)
+            request = Handshake(socket)
         except UnicodeDecodeError:
-            return HttpResponseBadRequest()
+            return socket, HttpResponseBadRequest()
+        socket.request = request
         response = self.get_response(request)
         response._handler_class = self.__class__  # type: ignore[attr-defined]
-        if not response.streaming:
-            response.close()  # Also sends request_finished, which forgets the URLconf.
-            set_urlconf(getattr(request, "urlconf", None))
-        return response
+        del request.socket
+        try:
+            if isinstance(response, SwitchingProtocols):
+                del response["Content-Length"]  # A 101 has no content (RFC 9110, section 8.6).
+                socket._accept_headers = encode_headers(response)
+            if not response.streaming:
+                response.close()  # Also sends request_finished, which forgets the URLconf.
+                set_urlconf(getattr(request, "urlconf", None))
+        except Exception as error:
+            if isinstance(response, SwitchingProtocols):
+                response.take_view().close()
+            response = self.respond(request, error)
+        return socket, response
+
+    def render(self, request: HttpRequest, response: Any) -> HttpResponseBase:
+        """Render a response as Django does, for a view that runs after the middleware."""
+        for method in self._template_response_middleware:  # type: ignore[attr-defined]
+            response = method(request, response)
+        rendered: HttpResponseBase = response.render()
+        return rendered
+
+    def respond(self, request: HttpRequest, error: Exception) -> HttpResponseBase:
+        """Return middleware's response to an exception, or Django's 404, 403, 400 or 500."""
+
+        def view(request: HttpRequest) -> HttpResponseBase:
+            try:
+                raise error
+            except Exception:
+                response = self.process_exception_by_middleware(error, request)
+                if response is None:
+                    raise
+                return response
+
+        return convert_exception_to_response(view)(request)  # type: ignore[return-value]
 
     def resolve_request(self, request: HttpRequest) -> ResolverMatch:
         """Resolve the path as Django does, but raise `Http404` for the view of a page."""
@@ -124,7 +159,7 @@ class HandshakeHandler(BaseHandler):
             )
             logger.warning(problem)
             raise Http404(problem)
-        # A list for each URL pattern before this one: too much to keep while the socket is open.
+        # Not to be kept while the socket is open: it lists all URL patterns before this one.
         match.tried = None
         return match
 
@@ -138,11 +173,13 @@ def get_handler() -> HandshakeHandler:
 def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
     """Make a Django view of a socket view.
 
-    It answers a handshake with 101 and the view, which is run once the middleware has finished;
-    a foreign Origin with 403; and a plain request with 426, or the console where DEBUG is on. It
-    is a sync view, and so allowed under ATOMIC_REQUESTS, and it calls the view in the handshake's
-    thread: of an async function that runs nothing yet, but a sync decorator may use the database.
-    (Where MIDDLEWARE is empty there is no such thread, and it may not.)
+    It answers a handshake with 101 and the view's coroutine, to be run after the middleware, or
+    with 403 if the Origin is foreign. It answers a plain request with 426, or with the console if
+    DEBUG is on.
+
+    It is a sync view, because ATOMIC_REQUESTS allows no async ones, and calls the socket view in
+    the handshake's thread. An async function does not start yet; a sync decorator runs here, and
+    may use the database. (Not if MIDDLEWARE is empty: then there is no such thread.)
     """
     if not callable(view) or isinstance(view, type):
         hint = " Use its as_view()." if hasattr(view, "as_view") else ""
@@ -154,14 +191,12 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
             return answer_plain_request(request, view)
         if not getattr(view, "origin_exempt", False) and not is_origin_allowed(request):
             return forbid_origin(request)
-        socket = WebSocket(*request.channel)
-        socket.request = request
-        # Read now what the view will use, for in the event loop nothing may query.
+        # Load now what the view will use: in the event loop, queries are not allowed.
         if hasattr(request, "session"):
             request.session.keys()
         if hasattr(request, "user"):
             bool(request.user)
-        response = view(socket, *args, **kwargs)
+        response = view(request.socket, *args, **kwargs)
         if isinstance(response, HttpResponseBase):
             return response
         if not isinstance(response, Coroutine):
@@ -169,22 +204,32 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
                 f"The socket view {name_of(view)} returned {response!r}: is it async? "
                 "(And without yield: it sends with `await socket.send_text()`.)"
             )
-        return SwitchingProtocols(socket, response)
+        return SwitchingProtocols(response)
 
     internals.unmark_coroutine(handshake)
     handshake.socket_view = view  # type: ignore[attr-defined]
     return handshake
 
 
+def encode_headers(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
+    """Return a response's headers and cookies as ASGI expects them."""
+    headers = [
+        (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()
+    ]
+    for cookie in response.cookies.values():
+        headers.append((b"set-cookie", cookie.OutputString().encode("ascii")))
+    return headers
+
+
 # Origin: browsers let any page open a socket to any site, and send the site's cookies with it
 
 
 def is_origin_allowed(request: HttpRequest) -> bool:
-    """Tell whether the page that asks for a socket may have one (RFC 6455, section 10.2).
+    """Return whether a page of this Origin may open a socket (RFC 6455, section 10.2).
 
-    Its origin (scheme, host and port) must be the request's own, or be listed in
+    The origin (scheme, host and port) must be the request's own, or be listed in
     CSRF_TRUSTED_ORIGINS, where `https://*.example.com` stands for all subdomains. A client that
-    sends no Origin is no browser, and is allowed.
+    sends no Origin is not a browser, and is allowed.
     """
     origin = request.META.get("HTTP_ORIGIN")
     if origin is None:
@@ -206,7 +251,7 @@ def is_origin_allowed(request: HttpRequest) -> bool:
 
 
 def _parse_origin(origin: str) -> tuple[str, str, int] | None:
-    """Split an origin into scheme, host and port; None for `null` and for garbage."""
+    """Split an origin into scheme, host and port; return None if it is `null` or invalid."""
     try:
         parts = urlsplit(origin)
         port = parts.port
@@ -220,7 +265,7 @@ def _parse_origin(origin: str) -> tuple[str, str, int] | None:
 
 
 def forbid_origin(request: HttpRequest) -> HttpResponse:
-    """Refuse a handshake for its Origin, and log what would allow it."""
+    """Refuse a handshake because of its Origin, and log the setting that would allow it."""
     response = HttpResponseForbidden("Origin not allowed.", content_type="text/plain")
     log_response(
         "Forbidden (Origin %s is neither this host nor in CSRF_TRUSTED_ORIGINS): %s",
@@ -239,8 +284,8 @@ _OF_SOCKETS = ("accept", "iter_", "join", "receive", "reject", "send")
 
 
 @receiver(got_request_exception)
-def explain(sender: Any, **kwargs: Any) -> None:
-    """Add a note to the exception of a view that is mounted as one of the other kind."""
+def note_mix_up(sender: Any, **kwargs: Any) -> None:
+    """Add a note to the exception of a view that takes a socket for a request, or vice versa."""
     error = sys.exc_info()[1]
     if not isinstance(error, AttributeError):
         return

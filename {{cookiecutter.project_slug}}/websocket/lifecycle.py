@@ -1,8 +1,7 @@
-"""A connection's lifecycle after its handshake: the view, errors, the close; or the refusal."""
+"""A connection's lifecycle after its handshake: the view, its errors, and the close."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -11,15 +10,14 @@ from urllib.parse import quote
 from asgiref.sync import sync_to_async
 from django.core import signals
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
-from django.core.handlers.exception import response_for_exception
-from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from websocket import sweep
 from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
 from websocket.counters import counters, lock
-from websocket.handshake import HandshakeHandler
+from websocket.handshake import HandshakeHandler, get_handler
 from websocket.protocol import one_line
+from websocket.refusal import refuse
 from websocket.supervisor import Supervisor
 
 logger = logging.getLogger("django.request")
@@ -57,7 +55,7 @@ async def finish(
             logger.info("Invalid message: %s: %s", quote(socket.path), one_line(error))
             await socket._hang_up(error.code, str(error))
         elif socket.app_state is State.CONNECTING:
-            await refuse(socket, await sync_to_async(respond)(socket.request, error))
+            await refuse(socket, await sync_to_async(get_handler().respond)(socket.request, error))
         elif isinstance(error, (PermissionDenied, SuspiciousOperation)):
             # The client's fault, as before the accept; by then only a close code can tell it.
             name = type(error).__name__
@@ -71,16 +69,8 @@ async def finish(
         return
     if not isinstance(result, HttpResponseBase):
         error = RuntimeError("The view returned without accepting or refusing its socket.")
-        result = await sync_to_async(respond)(socket.request, error)
+        result = await sync_to_async(get_handler().respond)(socket.request, error)
     await refuse(socket, result)
-
-
-def respond(request: HttpRequest, error: Exception) -> HttpResponseBase:
-    """Return Django's response to an exception: 404, 403, 400, or a 500 that it reports."""
-    try:
-        raise error
-    except Exception:
-        return response_for_exception(request, error)
 
 
 def report(socket: WebSocket, error: Exception) -> None:
@@ -95,41 +85,3 @@ def report(socket: WebSocket, error: Exception) -> None:
             socket._log_user(),
             extra={"request": socket.request, "status_code": 500},
         )
-
-
-async def refuse(socket: WebSocket, response: HttpResponseBase) -> None:
-    """Answer a handshake with a response, or where the server cannot, with a plain 403.
-
-    (ASGI's extension "WebSocket Denial Response".)
-    """
-    try:
-        if "websocket.http.response" not in (socket.scope.get("extensions") or {}):
-            await socket.close()
-            return
-        if hasattr(response, "render"):
-            response = await sync_to_async(response.render)()
-        await socket._refuse(response.status_code, encode_headers(response), await read(response))
-        # uvicorn logs a false error unless it can note the end of the connection first.
-        await asyncio.sleep(0)
-    finally:
-        if response.streaming:
-            await sync_to_async(response.close)()
-
-
-async def read(response: Any) -> bytes:
-    """Return the whole body of a response, of whichever kind."""
-    if not response.streaming:
-        return bytes(response.content)
-    if getattr(response, "is_async", False):
-        return b"".join([chunk async for chunk in response])
-    return bytes(await sync_to_async(b"".join)(response.streaming_content))
-
-
-def encode_headers(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
-    """Return a response's headers and cookies as ASGI wants them."""
-    headers = [
-        (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()
-    ]
-    for cookie in response.cookies.values():
-        headers.append((b"set-cookie", cookie.OutputString().encode("ascii")))
-    return headers

@@ -12,10 +12,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import set_script_prefix
 
 from websocket import conf, groups, internals, sweep
-from websocket.connection import WebSocket
 from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler
-from websocket.lifecycle import encode_headers, refuse, run
+from websocket.lifecycle import run
 from websocket.protocol import Receive, Scope, Send
+from websocket.refusal import refuse
 from websocket.threads import enter_handshake_thread, enter_shared_thread
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -70,12 +70,10 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[N
         set_script_prefix(script_name)
     handler = get_handler()
     if handler.needs_thread:
-        response = await handle_in_thread(handler, scope, receive, send)
+        socket, response = await handle_in_thread(handler, scope, receive, send)
     else:
-        response = handler.handle(scope, receive, send)
+        socket, response = handler.handle(scope, receive, send)
     if not isinstance(response, SwitchingProtocols):
-        return refuse(WebSocket(scope, receive, send), response)
+        return refuse(socket, response)
     enter_shared_thread()
-    del response["Content-Length"]  # A 101 has no content (RFC 9110, section 8.6).
-    response.socket._accept_headers = encode_headers(response)
-    return run(response.socket, response.take_view())
+    return run(socket, response.take_view())

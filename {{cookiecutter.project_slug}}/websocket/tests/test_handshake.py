@@ -1,5 +1,7 @@
 import asyncio
 import functools
+import gc
+import sys
 import threading
 import warnings
 from typing import Any
@@ -12,6 +14,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required, permission_required, user_passes_test
 from django.contrib.auth.models import AbstractUser
 from django.core.handlers import asgi
+from django.core.signals import got_request_exception
 from django.db import connection
 from django.http import HttpResponse, StreamingHttpResponse
 from django.template.response import TemplateResponse
@@ -223,6 +226,17 @@ class ViewMiddleware:
 
     def process_view(self, request, view, args, kwargs):
         seen.append((view.__name__, args, kwargs))
+
+
+class TemplateMiddleware(ViewMiddleware):
+    def process_template_response(self, request, response):
+        response.context_data["route"] = "seen/"
+        return response
+
+
+class ExceptionMiddleware(ViewMiddleware):
+    def process_exception(self, request, exception):
+        return HttpResponse(str(exception), status=418)
 
 
 def middleware(*names):
@@ -502,6 +516,100 @@ class DecoratorTests(TestCase):
             pass
 
 
+def fail(*args):
+    raise ZeroDivisionError
+
+
+def failing_middleware(get_response):
+    """Middleware that puts a cookie on each response that no header can hold."""
+
+    def middleware(request):
+        response = get_response(request)
+        response.set_cookie("name", "\u0142")
+        return response
+
+    return middleware
+
+
+class FailingRefusalTests(SimpleTestCase):
+    """A response that fails, however late, is Django's 500, reported once."""
+
+    def failing_template(self, socket):
+        return TemplateResponse(socket.request, "no/such/template.html", status=403)
+
+    def failing_callback(self, socket):
+        response = TemplateResponse(socket.request, "websocket/console.html", {"route": "ws/"})
+        response.add_post_render_callback(fail)
+        return response
+
+    def failing_stream(self, socket):
+        return StreamingHttpResponse(map(fail, [b"one", b"two"]), status=403)
+
+    def failing_async_stream(self, socket):
+        async def chunks():
+            yield b"one"
+            raise ZeroDivisionError
+
+        return StreamingHttpResponse(chunks(), status=403)
+
+    def failing_cookie(self, socket):
+        response = HttpResponse("No.", status=403)
+        response.set_cookie("name", "\u0142")
+        return response
+
+    def failing_close(self, socket):
+        response = StreamingHttpResponse([b"No."], status=403)
+        response.close = fail  # type: ignore[method-assign]
+        return response
+
+    async def assertAnsweredWith500(self, view):
+        reported = []
+
+        def note(request, **kwargs):
+            reported.append((request.path, sys.exc_info()[1] is not None))
+
+        got_request_exception.connect(note)
+        self.addCleanup(got_request_exception.disconnect, note)
+        with serving(view), self.assertLogs("django.request", "ERROR") as logs:
+            start, body = await Server(CONNECT).serve()
+        got_request_exception.disconnect(note)
+        self.assertEqual(start["status"], 500)
+        self.assertIn(b"Server Error", body["body"])
+        self.assertEqual(reported, [("/ws/", True)])
+        logged = [record.getMessage() for record in logs.records]
+        self.assertEqual(logged, ["Internal Server Error: /ws/"])
+
+    async def test_whether_a_view_returns_it_or_a_decorator(self):
+        def in_view(refuse):
+            async def view(socket):
+                return refuse(socket)
+
+            return view
+
+        for name in dir(self):
+            if name.startswith("failing_"):
+                with self.subTest(name, by="a view"):
+                    await self.assertAnsweredWith500(in_view(getattr(self, name)))
+                with self.subTest(name, by="a decorator"):
+                    await self.assertAnsweredWith500(getattr(self, name))
+
+    @middleware("failing_middleware")
+    async def test_so_is_a_101(self):
+        gc.collect()
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            await self.assertAnsweredWith500(show)
+            gc.collect()
+        self.assertEqual(caught, [])  # None says that the view was never awaited.
+
+    async def test_a_server_that_cannot_send_responses_still_closes(self):
+        async def view(socket):
+            return self.failing_template(socket)
+
+        with serving(view), self.assertLogs("django.request", "ERROR"):
+            sent = await Server(CONNECT).serve(extensions={})
+        self.assertEqual([event["type"] for event in sent], ["websocket.close"])
+
+
 @override_settings(ROOT_URLCONF=__name__)
 class RefusalTests(SimpleTestCase):
     async def test_a_host_that_is_not_allowed_is_a_400(self):
@@ -549,6 +657,66 @@ class RefusalTests(SimpleTestCase):
             refusal = await refusal_of()
         self.assertEqual(refusal.status_code, 403)
         self.assertIn(b"<!doctype html>", refusal.content)
+
+    async def test_a_page_that_answers_a_handshake_is_logged_with_what_to_do(self):
+        def page(request):
+            return HttpResponse("Hello.")
+
+        async def async_page(request):
+            return HttpResponse("Hello.")
+
+        for view in (page, async_page):
+            with serving(view), self.assertLogs("django.websocket") as logs:
+                self.assertEqual((await refusal_of()).status_code, 200)
+            self.assertEqual(
+                [record.getMessage() for record in logs.records],
+                [
+                    "The handshake at /ws/ was answered with a page (status 200): mount a page's "
+                    "view with path(), not with websocket(), and refuse a handshake with an "
+                    "error's status."
+                ],
+            )
+
+    async def test_a_redirect_for_good_is_logged_with_what_to_do(self):
+        with self.assertLogs("django.websocket") as logs:
+            self.assertEqual((await refusal_of("/ws?token=1")).status_code, 301)
+        self.assertEqual(
+            [record.getMessage() for record in logs.records],
+            [
+                "The handshake at /ws was redirected to /ws/, which no browser follows: connect "
+                "there."
+            ],
+        )
+
+    @skipUnless(django.VERSION >= (4, 2), "Async streaming came with Django 4.2.")
+    async def test_a_socket_that_is_closed_meanwhile_is_not_refused_too(self):
+        async def view(socket):
+            async def chunks():
+                socket.close_soon(1012)
+                yield b"late"
+
+            return StreamingHttpResponse(chunks(), status=403)
+
+        with serving(view):
+            sent = await Server(CONNECT).serve()
+        self.assertEqual([event["type"] for event in sent], ["websocket.close"])
+
+    @middleware("TemplateMiddleware")
+    async def test_middleware_of_templates_sees_the_template(self):
+        async def view(socket):
+            return TemplateResponse(socket.request, "websocket/console.html", {}, status=403)
+
+        with serving(view):
+            self.assertIn(b"<title>seen/", (await refusal_of()).content)
+
+    @middleware("ExceptionMiddleware")
+    async def test_middleware_of_exceptions_sees_what_a_view_raises(self):
+        async def view(socket):
+            raise ZeroDivisionError("on purpose")
+
+        with serving(view):
+            refusal = await refusal_of()
+        self.assertEqual((refusal.status_code, refusal.content), (418, b"on purpose"))
 
     async def test_a_streamed_body_is_sent_whole_and_closed(self):
         closed = []
