@@ -10,6 +10,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.core.handlers.asgi import ASGIHandler
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections
 from django.http import HttpResponse
@@ -21,11 +22,11 @@ from django.test import (
     override_settings,
 )
 from django.urls import path
-from django.utils.module_loading import import_string
 from websockets.sync.client import connect as connect_for_real
 
 from websocket import sweep, testing
 from websocket.connection import WebSocketDisconnect
+from websocket.middleware import websockets
 from websocket.testing import ASGILiveServerTestCase, HandshakeRefused, connect
 from websocket.tests.wire import connect_to, serving
 from websocket.urls import websocket
@@ -260,9 +261,8 @@ class FailureTests(SimpleTestCase):
 
 
 async def copying_application(scope, receive, send):
-    """The project's application under ASGI middleware that leaves the server's scope alone."""
-    application = import_string("project.asgi.application")
-    await application({**scope, "copied": True}, receive, send)
+    """The sockets under ASGI middleware that leaves the server's scope alone."""
+    await websockets(ASGIHandler())({**scope, "copied": True}, receive, send)
 
 
 class EndTests(SimpleTestCase):
