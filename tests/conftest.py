@@ -3,8 +3,8 @@
 import contextlib
 import fcntl
 import os
-import random
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -202,6 +202,18 @@ def wait_until(condition: Callable[[], bool], explain: Callable[[], str]) -> Non
         time.sleep(0.01)
 
 
+def free_port() -> int:
+    """Return a port that nobody has, outside the range from which the system gives clients theirs.
+
+    There, a port could be taken by a client while its server restarts.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 def edit(path: Path, text: str) -> None:
     """Write a file as an editor does: a reloading server never sees half of it."""
     written = path.with_name(f"{path.name}.new")
@@ -218,11 +230,13 @@ class Server:
         self.env = {**project.env, "PYTHONUNBUFFERED": "1", **env}
         self.lines: list[str] = []
         self.news = threading.Condition()
-        # Outside the range from which the system hands out ports: nothing else takes it meanwhile.
-        while True:
-            self.port = random.randrange(10_000, 30_000)
-            if self.start():
-                break
+        self.port = free_port()
+        try:
+            while not self.start():
+                self.port = free_port()
+        except BaseException:
+            self.kill()
+            raise
 
     @property
     def url(self) -> str:
@@ -306,7 +320,7 @@ class Server:
             self.news.wait_for(lambda: logged() or not self.reader.is_alive(), timeout)
         assert logged(), f"{texts} not logged {times} times within {timeout} s:\n{self.log()}"
 
-    def stop(self, timeout: float = 5) -> None:
+    def stop(self, timeout: float = 20) -> None:
         """Ask the server to stop, as a process manager does, and see it gone within seconds."""
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -330,9 +344,9 @@ class Server:
         assert self.start(), f"port {self.port} was taken meanwhile"
 
 
-@pytest.fixture
-def serve(project: Project) -> Iterator[Callable[..., Server]]:
-    """A function that serves a project with uvicorn; no server's log may show a traceback."""
+@contextlib.contextmanager
+def servers_of(project: Project) -> Iterator[Callable[..., Server]]:
+    """Give a function that serves a project with uvicorn; no server's log may show a traceback."""
     servers: list[Server] = []
 
     def serve(*args: str, env: dict[str, str] | None = None, path: Path | None = None) -> Server:
@@ -340,10 +354,20 @@ def serve(project: Project) -> Iterator[Callable[..., Server]]:
         servers.append(server)
         return server
 
-    yield serve
-    for server in servers:
-        if server.process.poll() is None:
-            server.stop()
-        server.kill()
+    try:
+        yield serve
+        for server in servers:
+            if server.process.poll() is None:
+                server.stop()
+    finally:
+        for server in servers:
+            server.kill()
     for server in servers:
         assert "Traceback" not in server.log(), server.log()
+
+
+@pytest.fixture
+def serve(project: Project) -> Iterator[Callable[..., Server]]:
+    """A function that serves the project, or an edited copy, for this test alone."""
+    with servers_of(project) as serve:
+        yield serve

@@ -3,7 +3,6 @@
 import contextlib
 import getpass
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE, free_port
 
 # Debian keeps these where only root looks.
 PATH = f"{os.environ['PATH']}:/usr/sbin"
@@ -26,20 +26,12 @@ def need(program: str) -> str:
     return found
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
-
-
 @contextlib.contextmanager
 def running(*command: str | Path, port: int, **options: object) -> Iterator[None]:
     """Run a program for a block, which begins once the program's port is open."""
     process = subprocess.Popen([str(part) for part in command], **options)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while True:
             with contextlib.suppress(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port)).close()
@@ -49,8 +41,37 @@ def running(*command: str | Path, port: int, **options: object) -> Iterator[None
             time.sleep(0.02)
         yield
     finally:
-        process.terminate()
-        process.wait(10)
+        process.kill()
+        process.wait()
+
+
+class Redis:
+    """A Redis of the tests' own, which keeps nothing."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.stack = contextlib.ExitStack()
+        self.start()
+
+    def start(self) -> None:
+        address = ("--bind", "127.0.0.1", "--port", str(self.port))
+        nothing_kept = ("--appendonly", "no", "--save", "")
+        command = (need("redis-server"), *address, *nothing_kept)
+        self.stack.enter_context(running(*command, port=self.port, stdout=subprocess.DEVNULL))
+
+    def kill(self) -> None:
+        """Take it away without a word to its clients."""
+        self.stack.close()
+
+
+@contextlib.contextmanager
+def running_redis() -> Iterator[Redis]:
+    redis = Redis()
+    try:
+        yield redis
+    finally:
+        redis.kill()
 
 
 class Postgres:
@@ -82,7 +103,7 @@ class Postgres:
     def start(self) -> None:
         """Start on a port that is free."""
         for _ in range(10):
-            self.port = random.randrange(10_000, 30_000)
+            self.port = free_port()
             self.options = f"-p {self.port} -c fsync=off -c unix_socket_directories="
             with contextlib.suppress(AssertionError):
                 self.run("pg_ctl", "start", "--wait", "-o", self.options)

@@ -3,9 +3,6 @@
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import test_browser
 from conftest import Project, Server
 from playwright.sync_api import Locator, Page, expect
+from services import running_redis
 from test_browser import CHROMIUM, FAINT_TEXTS, LOOKS, NASTY, STRICT_MIDDLEWARE, log, say, state
 
 # A test that is left out fails in CI: conftest.py sees to that.
@@ -267,26 +265,10 @@ def test_a_message_deleted_in_the_admin_disappears_from_every_open_page(server, 
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[str]:
+def redis() -> Iterator[str]:
     """The URL of a Redis of its own."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("There is no redis-server here.")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--save", "", "--dir", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + 10
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), timeout=5).close()
-                    break
-                except ConnectionRefusedError:
-                    assert time.monotonic() < deadline
-            yield f"redis://127.0.0.1:{port}"
-        finally:
-            process.terminate()
+    with running_redis() as redis:
+        yield redis.url
 
 
 def test_the_command_announces_to_every_open_page(serve, enter, project, env, redis):

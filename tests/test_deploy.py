@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
-from conftest import Project, Server, clean_environment, make_venv, run
+from conftest import Project, Server, clean_environment, free_port, make_venv, run
 from markdown_it import MarkdownIt
-from services import Postgres, free_ports, need, running, running_postgres
+from services import Postgres, need, running, running_postgres, running_redis
 from websockets.asyncio.client import connect as async_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
@@ -75,10 +75,8 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def redis_url() -> Iterator[str]:
-    (port,) = free_ports(1)
-    options = ("--port", str(port), "--save", "", "--bind", "127.0.0.1")
-    with running(need("redis-server"), *options, port=port, stdout=subprocess.DEVNULL):
-        yield f"redis://127.0.0.1:{port}/0"
+    with running_redis() as redis:
+        yield redis.url
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +196,7 @@ def nginx(
         *("-addext", f"subjectAltName=DNS:{HOST}"),
         *("-out", certificate, "-keyout", folder / "privkey.pem"),
     )
-    plain, secure = free_ports(2)
+    plain, secure = free_port(), free_port()
     site = nginx_site((deployed[0].path / "README.md").read_text(encoding="utf-8"))
     for theirs, ours in {
         "127.0.0.1:8000": f"127.0.0.1:{webs[0].port}",
@@ -234,7 +232,7 @@ def caddy(
 ) -> Iterator[Proxy]:
     """The proxy of compose.yaml, with a certificate that it makes itself."""
     program, folder = need("caddy"), tmp_path_factory.mktemp("caddy")
-    plain, secure = free_ports(2)
+    plain, secure = free_port(), free_port()
     env = clean_environment(
         HOME=str(folder),
         SITE_ADDRESS=f"{HOST}:{secure}",

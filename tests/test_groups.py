@@ -4,10 +4,7 @@ import asyncio
 import contextlib
 import json
 import select
-import shutil
-import signal
 import socket
-import subprocess
 import time
 import urllib.request
 import zlib
@@ -17,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import Project, Server, run
+from services import Redis, running_redis
 from sites import cookie_of, get, quiet, serving
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -30,49 +28,10 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-# --- Redis -------------------------------------------------------------------------------------
-
-
-class Redis:
-    """A real Redis, which keeps nothing."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.folder = folder
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                *("redis-server", "--bind", "127.0.0.1", "--port", str(self.port)),
-                *("--appendonly", "no", "--dir", str(self.folder), "--save", ""),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 10
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
-                return
-            assert time.monotonic() < deadline, "redis-server did not start"
-            time.sleep(0.01)
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Redis]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("there is no redis-server on this machine")
-    redis = Redis(tmp_path)
-    yield redis
-    redis.kill()
+def redis() -> Iterator[Redis]:
+    with running_redis() as redis:
+        yield redis
 
 
 # --- members -----------------------------------------------------------------------------------

@@ -9,23 +9,19 @@ import re
 import shutil
 import socket
 import ssl
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Project, Server, run
+from conftest import Project, Server, free_port, run
 from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect, sync_playwright
-from services import free_ports
+from services import need, running
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-OPENSSL = shutil.which("openssl")
 
 # The first line of a block names the file that the block is to be added to.
 FILE = re.compile(r"(?:# |// |<!-- )(?P<path>[a-z_./]+\.(?:py|js|html))(?: -->)?\n")
@@ -224,16 +220,15 @@ def test_django_finds_nothing_to_say_about_the_readmes_production(
 @pytest.fixture
 def nginx(readme: str, tmp_path: Path) -> Iterator[Callable[[int], tuple[int, Path]]]:
     """A function that starts the README's site; returns its HTTPS port, and its certificate."""
-    processes = []
     certificate, key = tmp_path / "fullchain.pem", tmp_path / "privkey.pem"
 
     def start(upstream: int) -> tuple[int, Path]:
         run(
-            *(OPENSSL, "req", "-x509", "-nodes", "-newkey", "ec", "-days", "2"),
+            *(need("openssl"), "req", "-x509", "-nodes", "-newkey", "ec", "-days", "2"),
             *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=example.com"),
             *("-addext", "subjectAltName=DNS:example.com", "-out", certificate, "-keyout", key),
         )
-        plain, secure = free_ports(2)
+        plain, secure = free_port(), free_port()
         site = block(readme, "# /etc/nginx/conf.d/my_project.conf")
         for ours, theirs in {
             "127.0.0.1:8000": f"127.0.0.1:{upstream}",
@@ -253,24 +248,15 @@ def nginx(readme: str, tmp_path: Path) -> Iterator[Callable[[int], tuple[int, Pa
             f"daemon off;\nmaster_process off;\npid {tmp_path / 'pid'};\nevents {{}}\n"
             f"http {{\naccess_log off;\n{temporary}{site}}}\n"
         )
-        command = [NGINX, "-e", "stderr", "-p", tmp_path, "-c", config]
+        command = (need("nginx"), "-e", "stderr", "-p", tmp_path, "-c", config)
         run(*command, "-t")
-        processes.append(subprocess.Popen(command))
-        deadline = time.monotonic() + 10
-        while True:
-            with contextlib.suppress(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", secure)).close()
-                return secure, certificate
-            assert time.monotonic() < deadline, "nginx did not start"
-            time.sleep(0.01)
+        stack.enter_context(running(*command, port=secure))
+        return secure, certificate
 
-    yield start
-    for process in processes:
-        process.terminate()
-        process.wait()
+    with contextlib.ExitStack() as stack:
+        yield start
 
 
-@pytest.mark.skipif(not (NGINX and OPENSSL), reason="There is no nginx or no openssl here.")
 def test_the_readmes_server_behind_the_readmes_nginx_serves_pages_sockets_and_events(
     pasted: Project,
     readme: str,

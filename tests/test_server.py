@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import Project, Server, edit
+from conftest import Project, Server, edit, servers_of
+from sites import logging, quiet
 from websockets.asyncio.client import connect as async_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -34,9 +35,10 @@ async def leave(socket: WebSocket) -> None:
 """
 
 
-@pytest.fixture
-def server(serve: Callable[..., Server]) -> Server:
-    return serve()
+@pytest.fixture(scope="module")
+def server(project: Project) -> Iterator[Server]:
+    with servers_of(project) as serve:
+        yield serve()
 
 
 @pytest.fixture
@@ -89,19 +91,21 @@ def test_a_ping_is_answered(client: ClientConnection) -> None:
     assert client.ping(b"are you there").wait(timeout=10)
 
 
-@pytest.fixture
-def goodbyes(serve: Callable[..., Server], workshop: Project) -> Server:
+@pytest.fixture(scope="module")
+def goodbyes(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose project has the two views above."""
-    views = workshop.path / "users" / "views.py"
+    copy = project.copy(tmp_path_factory.mktemp("goodbyes") / "project")
+    views = copy.path / "users" / "views.py"
     imports = ("import WebSocket\n", "import WebSocket, WebSocketDisconnect\n")
     views.write_text(views.read_text().replace(*imports) + GOODBYES)
-    urls = workshop.path / "project" / "urls.py"
+    urls = copy.path / "project" / "urls.py"
     urls.write_text(
         urls.read_text()
         + "from users.views import leave, listen\n"
         + 'urlpatterns += [websocket("leave/", leave), websocket("listen/", listen)]\n'
     )
-    return serve(path=workshop.path)
+    with servers_of(copy) as serve:
+        yield serve()
 
 
 @pytest.mark.parametrize(
@@ -125,11 +129,9 @@ def test_the_views_close_code_and_reason_reach_the_client(goodbyes: Server) -> N
 
 
 def test_a_view_hears_of_a_client_that_vanished(goodbyes: Server) -> None:
-    with connect(f"{goodbyes.ws}/listen/") as client:
+    left = logging(goodbyes, "the client left with 100")
+    with quiet(goodbyes), left, connect(f"{goodbyes.ws}/listen/") as client:
         client.socket.shutdown(socket.SHUT_RDWR)
-        goodbyes.wait_for("the client left with 100")
-    goodbyes.stop()
-    assert "ERROR" not in goodbyes.log()
 
 
 def test_two_hundred_clients_are_served_at_once(server: Server) -> None:
@@ -180,13 +182,16 @@ def test_pages_and_their_static_files_are_served_in_production(
         assert client.recv(timeout=10) == "hello"
 
 
-def test_a_server_that_stops_tells_its_clients_and_is_gone_in_seconds(server: Server) -> None:
+def test_a_server_that_stops_tells_its_clients_and_is_gone_in_seconds(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve()
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(f"{server.ws}/ws/")) for _ in range(10)]
         for client in clients:
             client.send("hello")
             assert client.recv(timeout=10) == "hello"
-        server.stop(timeout=5)
+        server.stop()
         for client in clients:
             with pytest.raises(ConnectionClosed) as closed:
                 client.recv(timeout=10)
