@@ -211,7 +211,7 @@ class Server:
     async def _run(self) -> None:
         """Listen while there is a group to listen to, over one connection after the other."""
         try:
-            while self.channels:
+            while self.channels and not _is_cancelled():
                 self.changed = set(self.channels)
                 try:
                     async with self.client.pubsub() as pubsub:
@@ -269,7 +269,7 @@ class Listener:
         await self.ask()
         async with asyncio.TaskGroup() as tasks:
             others = [tasks.create_task(self.read()), tasks.create_task(self.check())]
-            while self.server.channels:
+            while self.server.channels and not _is_cancelled():
                 await self.server.has_changed.wait()
                 await self.ask()
             for task in others:
@@ -339,3 +339,12 @@ class Listener:
                 self.sent += 1
             # Its answer comes after what was published before it.
             await self.pubsub.ping(str(self.sent))
+
+
+def _is_cancelled() -> bool:
+    """Return whether this task is to end, even if what it awaited has swallowed that.
+
+    `asyncio.wait_for`, which redis-py uses, may do so in Python 3.11, and a task group with errors.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -77,6 +77,23 @@ class RedisTests(OnRedis):
                 await client.receive()
             self.assertEqual(await self.count_connections(), 1)
 
+    async def test_the_subscription_ends_when_it_is_cancelled_just_as_it_has_asked(self) -> None:
+        """In Python 3.11, `asyncio.wait_for` returns then, as if it had not been cancelled."""
+        from redis.asyncio.connection import Connection
+
+        hub: Any = get_hub()
+        send = Connection._send_packed_command
+
+        async def send_and_cancel(connection: Connection, command: Any) -> None:
+            await send(connection, command)
+            if b"SUBSCRIBE" in b"".join(command):
+                hub.server.task.cancel()
+
+        with mock.patch.object(Connection, "_send_packed_command", send_and_cancel):
+            hub.add("a", Member())
+            done, _ = await asyncio.wait([hub.server.task], timeout=5)
+        self.assertTrue(done)
+
     async def test_projects_can_share_a_server(self) -> None:
         async with connect("/room/a/") as client:
             await client.receive()
