@@ -27,9 +27,7 @@ def need(program: str) -> str:
 
 
 @contextlib.contextmanager
-def running(
-    *command: str | Path, port: int, **options: object
-) -> Iterator[subprocess.Popen[bytes]]:
+def running(*command: str | Path, port: int, **options: object) -> Iterator[None]:
     """Run a program for a block, which begins once the program's port is open."""
     process = subprocess.Popen([str(part) for part in command], **options)
     try:
@@ -41,7 +39,7 @@ def running(
             assert process.poll() is None, f"{command} has ended"
             assert time.monotonic() < deadline, f"{command} does not listen"
             time.sleep(0.02)
-        yield process
+        yield
     finally:
         process.kill()
         process.wait()
@@ -60,8 +58,7 @@ class Redis:
         address = ("--bind", "127.0.0.1", "--port", str(self.port))
         nothing_kept = ("--appendonly", "no", "--save", "")
         command = (need("redis-server"), *address, *nothing_kept)
-        options = {"port": self.port, "stdout": subprocess.DEVNULL}
-        self.process = self.stack.enter_context(running(*command, **options))
+        self.stack.enter_context(running(*command, port=self.port, stdout=subprocess.DEVNULL))
 
     def kill(self) -> None:
         """Take it away without a word to its clients."""

@@ -88,11 +88,14 @@ def cookie_of(server: Server, name: str) -> str:
 class RawClient:
     """A client that sends whatever a test wants, byte by byte."""
 
-    def __init__(self, server: Server, path: str, *, handshake: bool = True) -> None:
+    def __init__(
+        self, server: Server, path: str, *, cookie: str = "", handshake: bool = True
+    ) -> None:
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
         self.socket.sendall(
             f"GET {path} HTTP/1.1\r\n"
             f"Host: 127.0.0.1:{server.port}\r\n"
+            f"Cookie: {cookie}\r\n"
             "Connection: Upgrade\r\n"
             "Upgrade: websocket\r\n"
             "Sec-WebSocket-Version: 13\r\n"

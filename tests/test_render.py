@@ -101,6 +101,7 @@ websocket/handshake.py
 websocket/inbox.py
 websocket/internals.py
 websocket/lifecycle.py
+websocket/logins.py
 websocket/metrics.py
 websocket/middleware.py
 websocket/outbox.py

@@ -5,6 +5,7 @@ import os
 
 from project.settings import *  # noqa: F403
 
+LOGIN_URL = "/log-in/"
 ROOT_URLCONF = "groupsite.urls"
 
 for name in ("DISCONNECT_GRACE", "REDIS_TIMEOUT", "SLOW_CLIENT"):

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from django.contrib.auth import get_user_model, login, logout
+from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse, JsonResponse
 from django.urls import path
 from websocket.groups import PublishError, apublish, counters, get_hub, publish
@@ -42,6 +43,14 @@ async def members(socket):
     """Join a room, as a user."""
     assert socket.user.is_authenticated
     await room(socket, "members")
+
+
+@login_required
+async def alone(socket):
+    """Join no room."""
+    await socket.accept()
+    async for _ in socket:
+        pass
 
 
 async def speaker(socket, name):
@@ -95,7 +104,9 @@ async def state(request):
     return JsonResponse(
         {
             "counters": counters,
-            "members": {name: len(members) for name, members in get_hub().members.items()},
+            "members": {
+                name: len(members) for name, members in get_hub().members.items() if name != "@auth"
+            },
             "memory": int(memory[1]) * 1024,
         }
     )
@@ -114,6 +125,7 @@ def log_out(request):
 
 
 urlpatterns = [
+    websocket("alone/", alone),
     websocket("echo/", echo),
     websocket("load/<name>/", load),
     websocket("members/", members),

@@ -42,6 +42,9 @@ for name in ("DISCONNECT_GRACE", "MAX_MESSAGE_SIZE", "THREADS"):
     if value := os.environ.get(f"WEBSOCKET_{name}"):
         globals()[f"WEBSOCKET_{name}"] = json.loads(value)
 
+if engine := os.environ.get("SESSION_ENGINE"):
+    SESSION_ENGINE = engine
+
 # Errors go to the console and, where the test wants letters, to files.
 ADMINS = ["admin@example.com"] if django.VERSION >= (6,) else [("Admin", "admin@example.com")]
 EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"

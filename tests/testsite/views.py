@@ -7,7 +7,7 @@ import threading
 import time
 
 from asgiref.sync import sync_to_async
-from django.contrib.auth import get_user_model, login
+from django.contrib.auth import get_user_model, login, logout
 from django.contrib.auth.decorators import login_required
 from django.contrib.sessions.models import Session
 from django.core.exceptions import PermissionDenied
@@ -77,6 +77,18 @@ def log_in(request, name):
     return HttpResponse()
 
 
+def log_out(request):
+    logout(request)
+    return HttpResponse()
+
+
+def deactivate(request, name):
+    user = get_user_model().objects.get(username=name)
+    user.is_active = False
+    user.save()
+    return HttpResponse()
+
+
 released = threading.Event()
 
 
@@ -113,6 +125,32 @@ async def forbidden(socket):
 async def members(socket):
     await socket.accept()
     await socket.send_text(socket.user.username)
+
+
+@login_required
+async def stay(socket):
+    await socket.accept()
+    async for message in socket:
+        await socket.send_message(message)
+
+
+def holding_up(view):
+    """Take, in a decorator, as long as the test wants."""
+
+    @functools.wraps(view)
+    def wrapper(socket):
+        released.clear()
+        note("holds the handshake up")
+        released.wait(60)
+        return view(socket)
+
+    return wrapper
+
+
+@login_required
+@holding_up
+async def hold_up(socket):
+    await stay(socket)
 
 
 async def unavailable(socket):
@@ -279,6 +317,24 @@ async def flood(socket: WebSocket):
     await socket.accept()
     while True:
         await socket.send_bytes(bytes(2**16))
+
+
+@note_end
+async def blocked(socket: WebSocket):
+    """Read while the client is sent more than it takes."""
+    assert socket.user.is_authenticated
+    await socket.accept()
+
+    async def flood():
+        while True:
+            sending = asyncio.ensure_future(socket.send_bytes(bytes(2**16)))
+            if not (await asyncio.wait([sending], timeout=0.5))[0]:
+                note("the client takes no more")
+            await sending
+
+    socket.start(flood())
+    async for message in socket:
+        note(f"received {message}")
 
 
 async def seen_to_leave(socket):

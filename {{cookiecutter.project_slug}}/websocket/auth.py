@@ -1,4 +1,4 @@
-"""Who may listen can end: sockets of who logs out, is deactivated or changes the password close.
+"""Close sockets when their user logs out, is deactivated or deleted, or changes the password.
 
 This holds for sockets whose view, or a decorator on it, has looked at `socket.user`, and for those
 of a `WebSocketView`.
@@ -7,27 +7,26 @@ of a `WebSocketView`.
 from __future__ import annotations
 
 import logging
-from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from asgiref.sync import sync_to_async
 from django.apps import apps
-from django.contrib.auth import get_user_model
-from django.contrib.auth.signals import user_logged_out
-from django.db import transaction
-from django.db.models.signals import post_delete, post_save
-from django.utils.crypto import salted_hmac
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY, get_user_model
+from django.contrib.auth.signals import user_logged_in, user_logged_out
+from django.contrib.sessions.backends.signed_cookies import SessionStore as CookieStore
+from django.db import router, transaction
+from django.db.models.signals import class_prepared, post_delete, post_save
+from django.utils.crypto import get_random_string
 
 from websocket import groups
+from websocket.logins import GROUP, NAME, digest_of, digest_password, name_of
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
 
-    from websocket.connection import WebSocket
-
 logger = logging.getLogger("django.websocket")
-
-# The group in which every process listens for whom to disconnect; no other can have this name.
-GROUP = "@auth"
 
 
 def disconnect(who: AbstractBaseUser | str) -> None:
@@ -36,41 +35,11 @@ def disconnect(who: AbstractBaseUser | str) -> None:
     From sync code. The user may connect again, if the session still allows it. Raises
     `PublishError` as `publish` does.
     """
-    _publish(f"session {_digest(who)}" if isinstance(who, str) else f"user - {who.pk}")
-
-
-class Listener:
-    """A socket's membership in the group, which closes it when it is meant."""
-
-    id = ""
-
-    def __init__(self, socket: WebSocket) -> None:
-        self.socket = socket
-
-    def push(self, message: groups.Message) -> None:
-        kind, _, rest = message.event["text"].partition(" ")
-        if self.session == rest if kind == "session" else self.is_of_user(rest):
-            self.socket.close_soon(3000, "Logged out.")
-
-    def missed(self) -> None:
-        """Nothing yet."""
-
-    @cached_property
-    def session(self) -> str | None:
-        """What recognises the session; worked out once, for every logout asks every socket."""
-        session = getattr(self.socket.request, "session", None)
-        return _digest(session.session_key) if session and session.session_key else None
-
-    def is_of_user(self, rest: str) -> bool:
-        """Tell whether the socket is the user's and, where a password is told, has another."""
-        user: Any = self.socket.request.user
-        digest, _, pk = rest.partition(" ")
-        return str(user.pk) == pk and digest != _digest(user.get_session_auth_hash())
-
-
-def _digest(secret: str) -> str:
-    """Session keys and hashes are secrets: what goes over Redis only recognises one."""
-    return salted_hmac(GROUP, secret, algorithm="sha256").hexdigest()
+    if isinstance(who, str):
+        session = import_module(settings.SESSION_ENGINE).SessionStore(who)
+        _publish(f"session {digest_of(name_of(session) or who)} ")
+    else:
+        _publish(f"user - {who.pk}")
 
 
 def _publish(text: str) -> None:
@@ -80,19 +49,49 @@ def _publish(text: str) -> None:
 # The receivers of Django's signals; websocket.apps connects them
 
 
-def on_logout(request: Any, **kwargs: Any) -> None:
-    """Close the sockets of a session that ends."""
-    session_key = getattr(getattr(request, "session", None), "session_key", None)
-    if session_key:
-        _tell(f"session {_digest(session_key)}")
+def on_login(request: Any, **kwargs: Any) -> None:
+    """Close the sockets of a session that the login has replaced, and give the new one a name."""
+    session = getattr(request, "session", None)
+    if session is None or SESSION_KEY not in session:
+        return  # A login without a session, such as by token.
+    old_key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    if old_key and session.session_key is None:
+        # login() has flushed another user's session, for which there is no signal.
+        old = type(session)(old_key)
+        _tell_ended(old, name_of(old) or old_key, "")
+    if isinstance(session, CookieStore):
+        session.setdefault(NAME, get_random_string(22))
+
+
+def on_logout(request: Any, user: Any, **kwargs: Any) -> None:
+    """Close the sockets of a session once Django has flushed it.
+
+    The signal comes before that, when a client that is told could still connect again.
+    """
+    session = getattr(request, "session", None)
+    name = name_of(session)
+    if session is None or name is None:
+        return
+    pk = session.get(SESSION_KEY) or getattr(user, "pk", None)
+    flush, aflush = session.flush, getattr(session, "aflush", session.flush)
+
+    def flush_and_tell() -> None:
+        flush()
+        _tell_ended(session, name, pk)
+
+    async def aflush_and_tell() -> None:
+        await aflush()
+        await sync_to_async(_tell_ended)(session, name, pk)
+
+    if pk is not None:
+        session.flush, session.aflush = flush_and_tell, aflush_and_tell
 
 
 def on_save(instance: Any, created: bool, update_fields: Any, using: str, **kwargs: Any) -> None:
     """Close the sockets of a user who is no longer active, or has another password by now."""
     if created or (update_fields and not {"is_active", "password"} & set(update_fields)):
         return
-    digest = _digest(instance.get_session_auth_hash()) if instance.is_active else "-"
-    _tell(f"user {digest} {instance.pk}", using)
+    _tell(f"user {digest_password(instance) if instance.is_active else '-'} {instance.pk}", using)
 
 
 def on_delete(instance: Any, using: str, **kwargs: Any) -> None:
@@ -100,8 +99,13 @@ def on_delete(instance: Any, using: str, **kwargs: Any) -> None:
     _tell(f"user - {instance.pk}", using)
 
 
-def _tell(text: str, using: str | None = None) -> None:
-    """Publish once the change is committed; a Redis that is away must not undo it."""
+def _tell_ended(session: Any, name: str, pk: Any) -> None:
+    model = getattr(session, "model", None)  # Sessions in a cache are in no transaction.
+    _tell(f"ended {digest_of(name)} {pk}", model and router.db_for_write(model))
+
+
+def _tell(text: str, using: str | None) -> None:
+    """Publish once the change to the database is committed; a Redis that is away undoes nothing."""
 
     def publish() -> None:
         try:
@@ -109,13 +113,30 @@ def _tell(text: str, using: str | None = None) -> None:
         except groups.PublishError as error:
             logger.error("Sockets that should be closed stay open: %s", error)
 
-    transaction.on_commit(publish, using=using)
+    if using is None:
+        publish()
+    else:
+        transaction.on_commit(publish, using=using)
 
 
 def connect_receivers() -> None:
     if not apps.is_installed("django.contrib.auth"):
         return
-    user_model = get_user_model()
+    user_logged_in.connect(on_login)
     user_logged_out.connect(on_logout)
-    post_save.connect(on_save, sender=user_model)
-    post_delete.connect(on_delete, sender=user_model)
+    for model in apps.get_models():
+        connect_model(model)
+    class_prepared.connect(connect_model)
+
+
+def connect_model(sender: Any, **kwargs: Any) -> None:
+    """Hear of users that are saved or deleted by way of this model, if it is one of users.
+
+    Django's signals do not tell of a model to the receivers for its proxies, parents and children.
+    """
+    user_model: Any = get_user_model()._meta.concrete_model
+    model = sender._meta.concrete_model
+    if issubclass(model, user_model) or issubclass(user_model, model):
+        post_delete.connect(on_delete, sender=sender)
+        if hasattr(model, "get_session_auth_hash"):
+            post_save.connect(on_save, sender=sender)

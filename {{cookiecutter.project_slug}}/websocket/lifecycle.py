@@ -23,7 +23,9 @@ from websocket.supervisor import Supervisor
 logger = logging.getLogger("django.request")
 
 
-async def run(socket: WebSocket, view: Coroutine[Any, Any, HttpResponseBase | None]) -> None:
+async def run(
+    socket: WebSocket, view: Coroutine[Any, Any, HttpResponseBase | None], since: int
+) -> None:
     """Run the view, then close or refuse the connection if the view did not.
 
     Once the connection is over, the view has WEBSOCKET_DISCONNECT_GRACE seconds to end by itself.
@@ -32,7 +34,7 @@ async def run(socket: WebSocket, view: Coroutine[Any, Any, HttpResponseBase | No
     sweep.add(socket)
     try:
         async with Supervisor(view) as supervisor:
-            socket._view_starts(supervisor)
+            socket._view_starts(supervisor, since)
             result = await view
         await finish(socket, result, supervisor.errors)
         supervisor.errors = []  # Their tracebacks have this frame, and so themselves, in them.
@@ -65,19 +67,10 @@ async def finish(
             await sync_to_async(report)(socket, error)
             await socket._hang_up(1011)
     if socket.app_state is not State.CONNECTING:
-        if isinstance(result, HttpResponseBase) and socket._opened:
-            logger.warning(
-                "The view at %s returned a response after accept(), which no client sees: return "
-                "it before, or use close() with a code.",
-                quote(socket.path),
-            )
         await socket._hang_up(1000)
         return
     if not isinstance(result, HttpResponseBase):
-        error = RuntimeError(
-            "The view returned without accepting or refusing its socket: call "
-            "`await socket.accept()`, or return an HttpResponse that refuses."
-        )
+        error = RuntimeError("The view returned without accepting or refusing its socket.")
         result = await sync_to_async(get_handler().respond)(socket.request, error)
     await refuse(socket, result)
 

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import set_script_prefix
 
-from websocket import conf, groups, internals, sweep
+from websocket import conf, groups, internals, logins, sweep
 from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler
 from websocket.lifecycle import run
 from websocket.protocol import Receive, Scope, Send
@@ -68,6 +68,7 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[N
     enter_handshake_thread()
     if script_name := settings.FORCE_SCRIPT_NAME or scope.get("root_path"):
         set_script_prefix(script_name)
+    since = await logins.listen()
     handler = get_handler()
     if handler.needs_thread:
         socket, response = await handle_in_thread(handler, scope, receive, send)
@@ -76,4 +77,4 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[N
     if not isinstance(response, SwitchingProtocols):
         return refuse(socket, response)
     enter_shared_thread()
-    return run(socket, response.take_view())
+    return run(socket, response.take_view(), since)

@@ -1,23 +1,35 @@
-"""Who logs out, is deactivated, changes the password or is deleted loses the open sockets."""
+"""Users who log out, are deactivated or deleted, or change the password lose their sockets."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import threading
+from collections.abc import Callable
 from typing import Any
+from unittest import skipIf
 
+import django
 from asgiref.sync import sync_to_async
+from django.contrib import auth
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.mixins import PermissionRequiredMixin
 from django.contrib.auth.models import update_last_login
+from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
 from django.db import transaction
+from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, TransactionTestCase, override_settings
+from django.urls import path
 
+from websocket import groups
 from websocket.auth import disconnect
-from websocket.connection import WebSocket
-from websocket.groups import PublishError, get_hub
-from websocket.testing import ClientSocket, connect
+from websocket.connection import WebSocket, WebSocketDisconnect
+from websocket.groups import PublishError
+from websocket.logins import RECENT, get_watcher
+from websocket.testing import ClientSocket, HandshakeRefused, connect
 from websocket.tests.redis_server import OnRedis
+from websocket.tests.wire import serving
 from websocket.urls import websocket
 from websocket.views import WebSocketView
 
@@ -51,11 +63,118 @@ class Permitted(PermissionRequiredMixin, WebSocketView):  # type: ignore[misc]
         await self.socket.send_message(message)
 
 
+async def look_later(socket: WebSocket) -> None:
+    """Look at the user when the client says so, and then tell a secret."""
+    await socket.accept()
+    await socket.join("ready")
+    await socket.send_text("ready")
+    async for message in socket:
+        if message == "look":
+            assert socket.user
+            message = "secret"
+        elif message == "look in a thread":
+            await sync_to_async(lambda: socket.user)()
+            message = "secret"
+        await socket.send_message(message)
+
+
+async def log_in_later(socket: WebSocket) -> None:
+    """Log in with the first message, as a client does that has a token."""
+    await socket.accept()
+    await socket.join("ready")
+    name = await socket.receive_text()
+    users: Any = get_user_model().objects
+    socket.request.user = await sync_to_async(users.get)(username=name)
+    assert socket.user.is_authenticated
+    await socket.send_text("ready")
+    async for message in socket:
+        await socket.send_message(message)
+
+
+async def log_out_here(socket: WebSocket) -> None:
+    """Log out when the client says so."""
+    assert socket.user.is_authenticated
+    await socket.accept()
+    await socket.join("ready")
+    await socket.send_text("ready")
+    async for _ in socket:
+        await sync_to_async(auth.logout)(socket.request)
+
+
+# What happens between a handshake's look at its session and the start of its view.
+meanwhile: list[Callable[[], Any]] = []
+
+
+def slow(view: Any) -> Any:
+    """Decorate a view with one that takes a while, in the handshake's thread."""
+
+    @functools.wraps(view)
+    def wrapper(socket: WebSocket) -> Any:
+        while meanwhile:
+            meanwhile.pop()()
+        return view(socket)
+
+    return wrapper
+
+
+def log_in(request: HttpRequest, name: str) -> HttpResponse:
+    user = get_user_model().objects.get(username=name)
+    auth.login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+    return HttpResponse()
+
+
+def visit(request: HttpRequest) -> HttpResponse:
+    """Leave something in the session."""
+    request.session["visits"] = request.session.get("visits", 0) + 1
+    return HttpResponse()
+
+
+def log_out(request: HttpRequest) -> HttpResponse:
+    auth.logout(request)
+    return HttpResponse()
+
+
+async def log_out_async(request: HttpRequest) -> HttpResponse:
+    await auth.alogout(request)
+    return HttpResponse()
+
+
+# A database that takes its time to end a session.
+ending, may_end = threading.Event(), threading.Event()
+
+
+class SessionStore(DatabaseStore):
+    def delete(self, session_key: str | None = None) -> None:
+        ending.set()
+        assert may_end.wait(5)
+        super().delete(session_key)
+
+
+class Proxy(get_user_model()):  # type: ignore[misc]
+    class Meta:
+        app_label = get_user_model()._meta.app_label
+        proxy = True
+
+
 FAST_HASHER = "django.contrib.auth.hashers.MD5PasswordHasher"
 
+ENGINES = [
+    f"django.contrib.sessions.backends.{name}"
+    for name in ("db", "cached_db", "cache", "file", "signed_cookies")
+]
+
 urlpatterns = [
+    path("log-in/<name>/", log_in),
+    path("log-out/", log_out),
+    path("log-out-async/", log_out_async),
+    path("visit/", visit),
     websocket("anybody/", anybody),
     websocket("greet/", greet),
+    websocket("here/", log_out_here),
+    websocket("later/", look_later),
+    websocket("slow/", login_required(slow(anybody))),
+    websocket("slow-anybody/", slow(look_later)),
+    websocket("token/", log_in_later),
     websocket("permitted/", Permitted.as_view()),
     websocket("members/", login_required(anybody)),  # type: ignore[type-var]
 ]
@@ -212,17 +331,315 @@ class Disconnecting:
             await self.connected(socket)
 
     async def test_sockets_that_are_over_are_forgotten(self: Any) -> None:
-        async with connect("/greet/", user=self.ada) as socket:
+        async with (
+            connect("/greet/", user=self.ada) as one,
+            connect("/greet/", user=self.ada) as two,
+        ):
+            await self.connected(one)
+            await self.connected(two)
+        self.assertEqual(get_watcher().logins, {})
+
+    async def test_the_user_of_a_socket_may_be_deleted_by_its_own_view(self: Any) -> None:
+        async def delete(socket: WebSocket) -> None:
+            await socket.accept()
+            await sync_to_async(socket.user.delete)()  # Which also takes away its primary key.
+            await socket.receive()
+
+        with serving(delete):
+            async with connect("/ws/", user=self.ada) as socket:
+                await self.assert_closed(socket)
+
+    async def test_a_view_can_log_its_own_socket_out(self: Any) -> None:
+        async with connect("/here/", user=self.ada) as socket:
             await self.connected(socket)
-        self.assertEqual(get_hub().members, {})
+            await socket.send_text("log out")
+            await self.assert_closed(socket)
+
+    async def test_a_user_who_came_after_the_handshake_is_heard_of(self: Any) -> None:
+        async with connect("/token/") as socket:
+            await socket.send_text("ada")
+            await self.connected(socket)
+            await sync_to_async(disconnect)(self.ada)
+            await self.assert_closed(socket)
+
+    # A first look at the user long after the handshake
+
+    async def test_a_socket_closes_when_it_first_looks_at_a_user_who_has_logged_out(
+        self: Any,
+    ) -> None:
+        for look in ("look", "look in a thread"):
+            with self.subTest(look):
+                client = AsyncClient()
+                async with connect("/later/", client=client, user=self.ada) as socket:
+                    await self.connected(socket)
+                    await sync_to_async(client.logout)()
+                    await self.assert_open(socket)
+                    await socket.send_text(look)
+                    # Not the secret.
+                    with self.assertRaises(WebSocketDisconnect) as closed:
+                        await socket.receive()
+                    self.assertEqual(closed.exception.code, 3000)
+
+    async def test_a_socket_that_has_looked_late_closes_with_the_login(self: Any) -> None:
+        for look in ("look", "look in a thread"):
+            with self.subTest(look):
+                client = AsyncClient()
+                async with connect("/later/", client=client, user=self.ada) as socket:
+                    await self.connected(socket)
+                    await socket.send_text(look)
+                    self.assertEqual(await socket.receive(), "secret")
+                    await sync_to_async(client.logout)()
+                    await self.assert_closed(socket)
+
+    # A logout while a socket is being opened
+
+    async def assert_out(self: Any, path: str, **kwargs: Any) -> None:
+        """Fail where a socket can be opened and stays open."""
+        try:
+            async with connect(path, **kwargs) as socket:
+                await self.assert_closed(socket)
+        except HandshakeRefused as refused:
+            self.assertEqual(refused.status_code, 403)
+
+    async def test_a_login_that_ends_before_the_view_starts_is_over(self: Any) -> None:
+        def change_password() -> None:
+            self.ada.set_password("another")
+            self.ada.save()
+
+        def deactivate() -> None:
+            self.ada.is_active = False
+            self.ada.save()
+
+        client = AsyncClient()
+        for change in (
+            client.logout,
+            change_password,
+            lambda: disconnect(self.ada),
+            lambda: disconnect(client.cookies["sessionid"].value),
+            deactivate,
+            self.ada.delete,
+        ):
+            with self.subTest(change):
+                self.ada.is_active = True
+                await sync_to_async(self.ada.save)()
+                await sync_to_async(client.force_login)(self.ada)
+                meanwhile.append(change)
+                await self.assert_out("/slow/", client=client)
+
+    async def test_nobody_else_is_out_because_of_that(self: Any) -> None:
+        other = AsyncClient()
+        await sync_to_async(other.force_login)(self.ada)
+        for change in (other.logout, lambda: disconnect(self.bob), self.bob.delete):
+            with self.subTest(change):
+                meanwhile.append(change)
+                async with connect("/slow/", user=self.ada) as socket:
+                    await self.connected(socket)
+                    await self.assert_open(socket)
+
+    async def test_a_socket_that_has_not_looked_by_then_closes_when_it_does(self: Any) -> None:
+        client = AsyncClient()
+        meanwhile.append(client.logout)
+        async with connect("/slow-anybody/", client=client, user=self.ada) as socket:
+            await self.connected(socket)
+            await self.assert_open(socket)
+            await socket.send_text("look")
+            await self.assert_closed(socket)
+
+    async def test_more_messages_than_are_kept_mean_that_the_handshake_decides_again(
+        self: Any,
+    ) -> None:
+        watcher, heard = get_watcher(), threading.Event()
+
+        def hear_too_much() -> None:
+            message = groups.Message.encode(f"user - {self.bob.pk}")
+            for _ in range(RECENT + 1):
+                watcher.push(message)
+            heard.set()
+
+        def happen() -> None:
+            watcher.loop.call_soon_threadsafe(hear_too_much)
+            self.assertTrue(heard.wait(5))
+
+        meanwhile.append(happen)
+        with self.assertRaises(HandshakeRefused):
+            async with connect("/slow/", user=self.ada):
+                pass
+        async with connect("/slow/", user=self.ada) as socket:
+            await self.connected(socket)
+
+    async def test_a_client_is_told_once_the_session_cannot_be_used_again(self: Any) -> None:
+        client = AsyncClient()
+        with override_settings(SESSION_ENGINE=__name__):
+            may_end.set()
+            await sync_to_async(client.force_login)(self.ada)
+            ending.clear()
+            may_end.clear()
+            copy = AsyncClient()
+            copy.cookies.update(client.cookies)
+            async with connect("/greet/", client=client) as socket:
+                await self.connected(socket)
+                logout = asyncio.create_task(sync_to_async(client.logout)())
+                await asyncio.to_thread(ending.wait, 5)
+                await socket.send_text("still here")
+                self.assertEqual(await socket.receive(), "still here")
+                may_end.set()
+                await self.assert_closed(socket)
+                with self.assertRaises(HandshakeRefused):
+                    async with connect("/members/", client=copy):
+                        pass
+                await logout
+
+    # Sessions end in many ways, and are kept in many places
+
+    @skipIf(django.VERSION < (5,), "alogout() came with Django 5.0")
+    async def test_logging_out_in_an_async_view(self: Any) -> None:
+        client = AsyncClient()
+        async with connect("/greet/", client=client, user=self.ada) as socket:
+            await self.connected(socket)
+            await client.get("/log-out-async/")
+            await self.assert_closed(socket)
+
+    async def test_logging_out_closes_the_sockets_wherever_sessions_are_kept(self: Any) -> None:
+        for engine in ENGINES:
+            for save_every_request in (False, True):
+                with (
+                    self.subTest(engine, save_every_request=save_every_request),
+                    override_settings(
+                        SESSION_ENGINE=engine, SESSION_SAVE_EVERY_REQUEST=save_every_request
+                    ),
+                ):
+                    phone, laptop = AsyncClient(), AsyncClient()
+                    await phone.get("/log-in/ada/")
+                    await laptop.get("/log-in/ada/")
+                    async with (
+                        connect("/greet/", client=phone) as socket,
+                        connect("/greet/", client=laptop) as other_session,
+                    ):
+                        await self.connected(socket)
+                        await self.connected(other_session)
+                        await phone.get("/visit/")
+                        await phone.get("/log-out/")
+                        await self.assert_closed(socket)
+                        await self.assert_open(other_session)
+
+    async def test_logging_in_as_another_user_closes_the_first_users_sockets(self: Any) -> None:
+        for engine in ENGINES:
+            with self.subTest(engine), override_settings(SESSION_ENGINE=engine):
+                client = AsyncClient()
+                await client.get("/log-in/ada/")
+                async with (
+                    connect("/greet/", client=client) as socket,
+                    connect("/greet/", user=self.ada) as other_session,
+                ):
+                    await self.connected(socket)
+                    await self.connected(other_session)
+                    await client.get("/log-in/bob/")
+                    await self.assert_closed(socket)
+                    async with connect("/members/", client=client) as new:
+                        await self.connected(new)
+                        await self.assert_open(new, other_session)
+
+    async def test_logging_in_over_a_session_of_ones_own_closes_nothing(self: Any) -> None:
+        for engine in ENGINES:
+            with self.subTest(engine), override_settings(SESSION_ENGINE=engine):
+                client = AsyncClient()
+                await client.get("/visit/")
+                await client.get("/log-in/ada/")
+                async with connect("/greet/", client=client) as socket:
+                    await self.connected(socket)
+                    await client.get("/log-in/ada/")
+                    await self.assert_open(socket)
+                    await client.get("/log-out/")
+                    await self.assert_closed(socket)
+
+    async def test_a_cookie_that_holds_its_session_cannot_be_used_after_the_logout(
+        self: Any,
+    ) -> None:
+        """The browser may open a socket before it hears that it is to delete the cookie."""
+        with override_settings(SESSION_ENGINE=ENGINES[-1]):
+            client = AsyncClient()
+            await client.get("/log-in/ada/")
+            copy = AsyncClient()
+            copy.cookies.update(client.cookies)
+            async with connect("/greet/", client=client) as socket:
+                await self.connected(socket)
+                await client.get("/log-out/")
+                await self.assert_closed(socket)
+            await self.assert_out("/members/", client=copy)
+
+    async def test_a_session_in_a_cookie_can_be_disconnected_and_come_back(self: Any) -> None:
+        with override_settings(SESSION_ENGINE=ENGINES[-1]):
+            client = AsyncClient()
+            await client.get("/log-in/ada/")
+            async with connect("/greet/", client=client) as socket:
+                await self.connected(socket)
+                await client.get("/visit/")
+                await sync_to_async(disconnect)(client.cookies["sessionid"].value)
+                await self.assert_closed(socket)
+            async with connect("/greet/", client=client) as socket:
+                await self.connected(socket)
+                await self.assert_open(socket)
+
+    async def log_out_and_regret(self: Any, client: AsyncClient) -> None:
+        def log_out_and_regret() -> None:
+            with transaction.atomic():
+                client.logout()
+                transaction.set_rollback(True)
+
+        await sync_to_async(log_out_and_regret)()
+
+    async def test_a_logout_that_is_rolled_back_closes_nothing(self: Any) -> None:
+        client = AsyncClient()
+        async with connect("/greet/", client=client, user=self.ada) as socket:
+            await self.connected(socket)
+            await self.log_out_and_regret(client)
+            await self.assert_open(socket)
+
+    @override_settings(SESSION_ENGINE="django.contrib.sessions.backends.cache")
+    async def test_no_transaction_brings_back_a_session_in_a_cache(self: Any) -> None:
+        client = AsyncClient()
+        async with connect("/greet/", client=client, user=self.ada) as socket:
+            await self.connected(socket)
+            await self.log_out_and_regret(client)
+            await self.assert_closed(socket)
+
+    async def test_sockets_that_are_closed_in_doubt_are_closed_one_after_the_other(
+        self: Any,
+    ) -> None:
+        client = AsyncClient()
+        async with (
+            connect("/greet/", client=client, user=self.ada) as one,
+            connect("/greet/", client=client) as two,
+            connect("/greet/", client=client) as three,
+        ):
+            for socket in (one, two, three):
+                await self.connected(socket)
+            logins = [login for logins in get_watcher().logins.values() for login in logins]
+            get_watcher().missed()
+            self.assertEqual(sum(login.ending is not None for login in logins), 1)
+            for socket in (one, two, three):
+                self.assertEqual(await socket.wait_closed(), 1012)
+
+    # Users can be changed by way of other models
+
+    async def test_a_user_who_is_saved_as_a_proxy_is_heard_of(self: Any) -> None:
+        def deactivate() -> None:
+            proxy = Proxy.objects.get(pk=self.ada.pk)
+            proxy.is_active = False
+            proxy.save()
+
+        await self.assert_closes(deactivate)
+
+    async def test_a_user_who_is_deleted_as_a_proxy_is_heard_of(self: Any) -> None:
+        await self.assert_closes(Proxy.objects.filter(pk=self.ada.pk).delete)
 
 
-@override_settings(ROOT_URLCONF=__name__, PASSWORD_HASHERS=[FAST_HASHER])
+@override_settings(LOGIN_URL="/log-in/", PASSWORD_HASHERS=[FAST_HASHER], ROOT_URLCONF=__name__)
 class DisconnectingOnMemoryTests(Disconnecting, TransactionTestCase):
     pass
 
 
-@override_settings(ROOT_URLCONF=__name__, PASSWORD_HASHERS=[FAST_HASHER])
+@override_settings(LOGIN_URL="/log-in/", PASSWORD_HASHERS=[FAST_HASHER], ROOT_URLCONF=__name__)
 class DisconnectingOnRedisTests(Disconnecting, OnRedis, TransactionTestCase):
     async def test_neither_session_keys_nor_hashes_go_over_the_network_in_clear(self) -> None:
         from redis import Redis
@@ -242,6 +659,41 @@ class DisconnectingOnRedisTests(Disconnecting, OnRedis, TransactionTestCase):
                     messages.append(message["data"])
         for secret in secrets:
             self.assertNotIn(secret.encode(), b"".join(messages))
+
+    async def test_once_redis_is_back_the_handshakes_decide_again(self) -> None:
+        client = AsyncClient()
+        async with (
+            connect("/greet/", client=client, user=self.ada) as hers,
+            connect("/greet/", user=self.bob) as his,
+            connect("/later/", user=self.bob) as later,
+            connect("/greet/") as nobodys,
+        ):
+            for socket in (hers, his, later, nobodys):
+                await self.connected(socket)
+            with self.assertLogs("django.websocket", "ERROR"):
+                self.redis.kill()
+                await sync_to_async(client.logout)()
+            self.redis.start()
+            for socket in (hers, his):
+                self.assertEqual(await socket.wait_closed(), 1012)
+            await self.assert_open(later, nobodys)
+            await later.send_text("look")
+            self.assertEqual(await later.wait_closed(), 1012)
+
+    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.2)
+    async def test_a_redis_that_is_away_at_the_start_makes_only_the_first_handshake_wait(
+        self,
+    ) -> None:
+        with self.assertLogs("django.websocket", "ERROR"):
+            self.redis.kill()
+            async with connect("/permitted/", user=self.ada) as first:
+                await self.connected(first)
+                with override_settings(WEBSOCKET_REDIS_TIMEOUT=60):
+                    async with connect("/permitted/", user=self.ada) as second:
+                        await self.connected(second)
+                        self.redis.start()
+                        for socket in (first, second):
+                            self.assertEqual(await socket.wait_closed(), 1012)
 
     @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
     async def test_a_redis_that_is_away_stops_nobody_from_saving_a_user(self) -> None:

@@ -1,0 +1,246 @@
+"""What this process knows of its sockets' logins, and what it is told of logouts.
+
+All processes listen to one group, in which websocket.auth publishes a line of text for each logout
+and the like:
+
+    ended DIGEST PK     a session has ended for good; DIGEST recognises it
+    session DIGEST      the sockets of a session are to be closed
+    user DIGEST PK      sockets of a user are to be closed, unless DIGEST recognises the password
+    user - PK           all sockets of a user are to be closed
+
+A process joins the group before its first handshake reads a session, and keeps the last lines for
+handshakes in progress: whatever ends a session after a handshake has read it is not missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from contextvars import Context
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from django.contrib.sessions.backends.signed_cookies import SessionStore as CookieStore
+from django.utils.crypto import salted_hmac
+
+from websocket import groups
+from websocket.protocol import State
+
+if TYPE_CHECKING:
+    from websocket.connection import WebSocket
+
+# No group of a view can have this name.
+GROUP: Final = "@auth"
+
+LOGGED_OUT: Final = (3000, "Logged out.")
+IN_DOUBT: Final = (1012, "Connect again: a logout may have been missed.")
+
+# Messages that are kept for handshakes in progress.
+RECENT: Final = 1000
+
+# Seconds between two sockets that are closed in doubt, so that not all clients return at once.
+PAUSE: Final = 0.005
+
+# Where a session in a signed cookie keeps its name: its key changes whenever it is saved.
+NAME: Final = "_websocket_name"
+
+
+class Login:
+    """The user and the session that a socket was opened with."""
+
+    __slots__ = ("digest", "ending", "is_used", "name", "pk", "socket", "watcher")
+
+    def __init__(self, socket: WebSocket) -> None:
+        #: None once the connection is over.
+        self.socket: WebSocket | None = socket
+        self.pk = str(getattr(socket.request.user, "pk", ""))
+        self.name = name_of(getattr(socket.request, "session", None))
+        self.digest: str | None = None
+        #: Whether anything has looked at the user.
+        self.is_used = False
+        #: The close code and the reason, once the login has ended.
+        self.ending: tuple[int, str] | None = None
+        self.watcher: Watcher | None = None
+
+    @classmethod
+    def of(cls, socket: WebSocket) -> Login | None:
+        """Return the socket's login, if its user is logged in."""
+        user = getattr(socket.request, "user", None)
+        return cls(socket) if user is not None and user.is_authenticated else None
+
+    def use(self) -> None:
+        """Let the socket close with the login, at once if that has ended; from any thread."""
+        self.is_used = True
+        if self.ending is None or self.watcher is None:
+            return
+        if _is_running(self.watcher.loop):
+            self.end(self.ending)
+        else:
+            self.watcher.loop.call_soon_threadsafe(self.end, self.ending)
+
+    def end(self, ending: tuple[int, str]) -> None:
+        """Note that the login has ended, and close the socket if anything has used it."""
+        self.ending = ending
+        if self.is_used and self.socket is not None:
+            self.socket.close_soon(*ending)
+
+    def forget(self) -> None:
+        """Forget the socket, because its connection is over."""
+        self.socket = None
+        if self.watcher is not None:
+            self.watcher.forget(self)
+
+    def check(self, text: str) -> None:
+        """End the login if a message is about it."""
+        kind, _, rest = text.partition(" ")
+        digest, _, pk = rest.partition(" ")
+        if kind == "missed":
+            self.end(IN_DOUBT)
+        elif pk in ("", self.pk) and self._is_meant(kind, digest):
+            self.end(LOGGED_OUT)
+
+    def _is_meant(self, kind: str, digest: str) -> bool:
+        if kind == "user":
+            user = self.socket and self.socket.request.user
+            return digest == "-" or digest != (digest_password(user) or digest)
+        # Computed once, because a message without a primary key is compared with every login.
+        if self.digest is None and self.name is not None:
+            self.digest = digest_of(self.name)
+        return digest == self.digest
+
+
+class Watcher:
+    """The member of the group that an event loop has for all of its sockets."""
+
+    id = ""
+
+    def __init__(self, hub: groups.Hub) -> None:
+        self.loop = hub.loop
+        #: The logins of open sockets, by the users' primary keys.
+        self.logins: dict[str, list[Login]] = {}
+        #: The number of messages so far, and the last of them.
+        self.count = 0
+        self.recent: deque[str] = deque(maxlen=RECENT)
+        #: The logins that are still to be ended because a message may have been missed.
+        self.in_doubt: list[Login] = []
+        #: Done once Redis has confirmed that this process gets the messages, or is late.
+        self.ready = self.loop.create_future()
+        # In a context of its own, which keeps nothing of the first handshake's alive.
+        self._joining = self.loop.create_task(self._join(hub), context=Context())
+
+    async def _join(self, hub: groups.Hub) -> None:
+        try:
+            hub.add(GROUP, self)
+            await hub.until_ready(GROUP)
+        except groups.PublishError:
+            pass  # Once Redis is back, the hub calls missed().
+        finally:
+            self.ready.set_result(None)
+
+    def watch(self, login: Login, since: int) -> None:
+        """End a login when a message is about it, or if one after the first `since` was."""
+        if login.socket is None or login.socket.app_state is State.DISCONNECTED:
+            return
+        login.watcher = self
+        self.logins.setdefault(login.pk, []).append(login)
+        # The browser may not have been told yet to delete a cookie whose session has ended.
+        is_in_cookie = isinstance(getattr(login.socket, "session", None), CookieStore)
+        first = self.count - len(self.recent)
+        if since < first:
+            login.end(IN_DOUBT)
+        if since < self.count or is_in_cookie:
+            for number, text in enumerate(self.recent, first):
+                if number >= since or (is_in_cookie and text.startswith("ended ")):
+                    login.check(text)
+
+    def forget(self, login: Login) -> None:
+        """Stop watching a login."""
+        logins = self.logins.get(login.pk, [])
+        if login in logins:
+            logins.remove(login)
+        if not logins:
+            self.logins.pop(login.pk, None)
+
+    def push(self, message: groups.Message) -> None:
+        """End the logins that a message is about."""
+        text: str = message.event["text"]
+        self._note(text)
+        pk = text.split(" ", 2)[2]
+        for login in list(self.logins.get(pk, ()) if pk else self._all()):
+            login.check(text)
+
+    def missed(self) -> None:
+        """End all logins, one after the other: the next handshakes decide."""
+        self._note("missed")
+        is_ending = bool(self.in_doubt)
+        self.in_doubt = list(self._all())
+        if not is_ending:
+            self._end_next()
+
+    def _end_next(self) -> None:
+        if self.in_doubt:
+            self.in_doubt.pop().end(IN_DOUBT)
+            self.loop.call_later(PAUSE, self._end_next, context=Context())
+
+    def _note(self, text: str) -> None:
+        self.count += 1
+        self.recent.append(text)
+
+    def _all(self) -> Iterable[Login]:
+        return chain.from_iterable(self.logins.values())
+
+
+_watchers: WeakKeyDictionary[groups.Hub, Watcher] = WeakKeyDictionary()
+
+
+def get_watcher() -> Watcher:
+    """Return the watcher of the running event loop."""
+    hub = groups.get_hub()
+    watcher = _watchers.get(hub)
+    if watcher is None:
+        watcher = _watchers[hub] = Watcher(hub)
+    return watcher
+
+
+async def listen() -> int:
+    """Wait until this process listens to the group, and return how many messages it has got.
+
+    A handshake awaits this before it reads its session. If Redis is away, only the first ones wait,
+    for WEBSOCKET_REDIS_TIMEOUT; their sockets are closed with 1012 once it is back.
+    """
+    watcher = get_watcher()
+    if not watcher.ready.done():
+        await asyncio.wait([watcher.ready])
+    return watcher.count
+
+
+def watch(login: Login, since: int | None = None) -> None:
+    """Watch a login, from what `listen` returned on, or from now on."""
+    watcher = get_watcher()
+    watcher.watch(login, watcher.count if since is None else since)
+
+
+def name_of(session: Any) -> str | None:
+    """Return a session's key or, if that does not stay the same, its name."""
+    key: str | None = getattr(session, "session_key", None)
+    return session.get(NAME, key) if isinstance(session, CookieStore) else key
+
+
+def digest_of(secret: str) -> str:
+    """Return what recognises a secret, such as a session key, for those who know it too."""
+    return salted_hmac(GROUP, secret, algorithm="sha256").hexdigest()
+
+
+def digest_password(user: Any) -> str:
+    """Return what recognises a user's password, or nothing for a user without one."""
+    has_hash = hasattr(user, "get_session_auth_hash")
+    return digest_of(user.get_session_auth_hash()) if has_hash else ""
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
