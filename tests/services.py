@@ -27,7 +27,9 @@ def need(program: str) -> str:
 
 
 @contextlib.contextmanager
-def running(*command: str | Path, port: int, **options: object) -> Iterator[None]:
+def running(
+    *command: str | Path, port: int, **options: object
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program for a block, which begins once the program's port is open."""
     process = subprocess.Popen([str(part) for part in command], **options)
     try:
@@ -39,7 +41,7 @@ def running(*command: str | Path, port: int, **options: object) -> Iterator[None
             assert process.poll() is None, f"{command} has ended"
             assert time.monotonic() < deadline, f"{command} does not listen"
             time.sleep(0.02)
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()
@@ -58,7 +60,8 @@ class Redis:
         address = ("--bind", "127.0.0.1", "--port", str(self.port))
         nothing_kept = ("--appendonly", "no", "--save", "")
         command = (need("redis-server"), *address, *nothing_kept)
-        self.stack.enter_context(running(*command, port=self.port, stdout=subprocess.DEVNULL))
+        options = {"port": self.port, "stdout": subprocess.DEVNULL}
+        self.process = self.stack.enter_context(running(*command, **options))
 
     def kill(self) -> None:
         """Take it away without a word to its clients."""

@@ -8,21 +8,23 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import requests
 import yaml
-from conftest import Project, Server, clean_environment, free_port, make_venv, run
+from conftest import Project, Server, clean_environment, free_port, make_venv, run, wait_until
 from markdown_it import MarkdownIt
-from services import Postgres, need, running, running_postgres, running_redis
+from services import Postgres, Redis, need, running, running_postgres, running_redis
 from websockets.asyncio.client import connect as async_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
@@ -74,16 +76,16 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
+def redis() -> Iterator[Redis]:
     with running_redis() as redis:
-        yield redis.url
+        yield redis
 
 
 @pytest.fixture(scope="module")
 def deployed(
     project: Project,
     postgres: Postgres,
-    redis_url: str,
+    redis: Redis,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Project, dict[str, str]]:
     """The project on its server: packages, migrations, static files; and its environment."""
@@ -103,7 +105,7 @@ def deployed(
         "ALLOWED_HOSTS": HOST,
         "DATABASE_URL": postgres.url,
         "METRICS": "true",
-        "REDIS_URL": redis_url,
+        "REDIS_URL": redis.url,
         "SECRET_KEY": secrets.token_urlsafe(50),
     }
     manage = {"env": {**site.env, **env}}
@@ -329,25 +331,70 @@ def test_a_message_reaches_the_clients_of_the_other_process(proxy: Proxy) -> Non
 # --- the processes -----------------------------------------------------------------------------
 
 
-def test_a_process_is_ready_while_the_database_and_redis_answer(
-    webs: list[Web], postgres: Postgres
-) -> None:
-    def ready() -> tuple[int, dict[str, bool]]:
-        answer = requests.get(f"{webs[0].url}/health/ready", timeout=10)
-        return answer.status_code, answer.json()
-
-    assert ready() == (200, {"database": True, "redis": True})
+@contextlib.contextmanager
+def database_stopped(postgres: Postgres, redis: Redis) -> Iterator[None]:
     postgres.run("pg_ctl", "stop", "--wait", "--mode=fast")
     try:
-        assert ready() == (503, {"database": False, "redis": True})
-        assert requests.get(f"{webs[0].url}/health/live", timeout=10).status_code == 200
+        yield
     finally:
         postgres.run("pg_ctl", "start", "--wait", "-o", postgres.options)
-    deadline = time.monotonic() + 20
-    while ready()[0] != 200:  # The pool connects again by itself.
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    webs[0].wait_for("ask_database failed")
+
+
+@contextlib.contextmanager
+def redis_killed(postgres: Postgres, redis: Redis) -> Iterator[None]:
+    redis.kill()
+    try:
+        yield
+    finally:
+        redis.start()
+
+
+@contextlib.contextmanager
+def redis_hanging(postgres: Postgres, redis: Redis) -> Iterator[None]:
+    redis.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("fault", [database_stopped, redis_killed, redis_hanging])
+def test_what_is_away_for_all_processes_takes_none_of_them_out(
+    caddy: Proxy,
+    webs: list[Web],
+    postgres: Postgres,
+    redis: Redis,
+    fault: Callable[[Postgres, Redis], AbstractContextManager[None]],
+) -> None:
+    away, name = ("database", "The database") if fault is database_stopped else ("redis", "Redis")
+    well = {"database": True, "redis": True, "stuck_threads": 0}
+
+    def report(web: Web) -> dict[str, bool]:
+        answer = requests.get(f"{web.url}/health/ready", timeout=10)
+        assert answer.status_code == 200
+        return answer.json()
+
+    def wait_for(expected: dict[str, bool]) -> None:
+        reports = [report(web) for web in webs]
+        wait_until(lambda: [report(web) for web in webs] == [expected] * 2, lambda: str(reports))
+
+    wait_for(well)
+    with fault(postgres, redis):
+        wait_for({**well, away: False})
+        for web in webs:
+            assert requests.get(f"{web.url}/health/live", timeout=10).status_code == 200
+            # The proxy asks again and again, and goes on to send visitors here.
+            asked = web.log().count("GET /health/ready")
+            web.wait_for("GET /health/ready", times=asked + 2)
+        for _ in webs:
+            assert caddy.browser().get(caddy.url).status_code == 200
+            with caddy.connect("/ws/") as client:
+                client.send("hello")
+                assert client.recv(timeout=10) == "hello"
+    wait_for(well)
+    for web in webs:
+        web.wait_for(f"{name} is away")
+        web.wait_for(f"{name} is back")
 
 
 def test_the_metrics_add_up(webs: list[Web]) -> None:
@@ -537,10 +584,10 @@ def test_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_awa
 
 
 def test_the_projects_own_tests_pass_on_postgresql_and_redis(
-    project: Project, deployed: tuple[Project, dict[str, str]], postgres: Postgres, redis_url: str
+    project: Project, deployed: tuple[Project, dict[str, str]], postgres: Postgres, redis: Redis
 ) -> None:
     # As its GitHub workflow runs them.
-    urls = {"DATABASE_URL": postgres.url.replace("site@", "postgres@"), "REDIS_URL": redis_url}
+    urls = {"DATABASE_URL": postgres.url.replace("site@", "postgres@"), "REDIS_URL": redis.url}
     assert " passed" in project.run("-m", "pytest", env={**project.env, **urls}).stdout
 
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import select
 import socket
+import statistics
 import time
 import urllib.request
 import zlib
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project, Server, run
+from conftest import PATIENCE, Project, Server, run
 from services import Redis, running_redis
 from sites import cookie_of, get, quiet, serving
 from websockets.asyncio.client import connect
@@ -128,8 +129,11 @@ async def joined(server: Server, path: str, count: int) -> AsyncIterator[list[Me
 async def until_all(members: list[Member], messages: list[bytes]) -> None:
     """Wait until every member has received these messages; fail where one received others."""
     size = sum(map(len, messages))
-    async with asyncio.timeout(60):
-        await asyncio.gather(*(member.until(size) for member in members))
+    try:
+        async with asyncio.timeout(5 * PATIENCE):
+            await asyncio.gather(*(member.until(size) for member in members))
+    except TimeoutError:
+        pytest.fail(f"Of {size} bytes, members got {sorted({m.size for m in members})}.")
     assert all(member.has_all(messages) for member in members)
 
 
@@ -140,7 +144,7 @@ class Sleeper:
         self.socket = socket.socket()
         # The less its own system takes, the sooner the server has to keep it.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
-        self.socket.settimeout(30)
+        self.socket.settimeout(PATIENCE)
         self.socket.connect(("127.0.0.1", server.port))
         self.socket.sendall(
             f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: Upgrade\r\n"
@@ -160,25 +164,27 @@ class Sleeper:
             data += chunk
         return bytes(data)
 
-    def is_reset(self, timeout: float) -> bool:
-        """Tell, without reading, whether the server drops the connection in time."""
+    def is_reset(self) -> bool:
+        """Tell, without reading, whether the server drops the connection."""
         poll = select.poll()
         poll.register(self.socket, 0)  # Errors alone.
-        return bool(poll.poll(timeout * 1000))
+        return bool(poll.poll(PATIENCE * 1000))
 
 
-async def publish_paced(server: Server, name: str, count: int, size: int, pace: Member) -> float:
-    """Publish, as fast as one member receives; return the longest time that 100 took."""
+async def publish_paced(
+    server: Server, name: str, count: int, size: int, pace: Member
+) -> list[float]:
+    """Publish, as fast as one member receives; return how long each 100 took."""
     frame = len(frames(range(1), size)[0])
-    longest = 0.0
+    times = []
     async with connect(f"{server.ws}/speaker/{name}/", compression=None) as speaker:
         for start in range(0, count, 100):
             before = time.monotonic()
             await speaker.send(f"[{start}, 100, {size}]")
             await speaker.recv()
             await pace.until((start + 100) * frame)
-            longest = max(longest, time.monotonic() - before)
-    return longest
+            times.append(time.monotonic() - before)
+    return times
 
 
 # --- slow clients ------------------------------------------------------------------------------
@@ -187,10 +193,10 @@ async def publish_paced(server: Server, name: str, count: int, size: int, pace: 
 def test_a_client_that_stops_reading_costs_its_outbox_and_delays_nobody(
     project: Project, tmp_path: Path
 ) -> None:
-    messages = frames(range(50_000), KIB)
+    messages = frames(range(25_000), KIB)
 
     async def crowd(server: Server) -> None:
-        async with joined(server, "/room/a/", 48) as members:
+        async with joined(server, "/room/a/", 24) as members:
             never = Sleeper(server, "/sleepy/a/")
             late = Sleeper(server, "/sleepy/a/")
             before = (await asyncio.to_thread(get, f"{server.url}/state/"))["memory"]
@@ -198,25 +204,26 @@ def test_a_client_that_stops_reading_costs_its_outbox_and_delays_nobody(
                 publish_paced(server, "a", len(messages), KIB, members[0])
             )
             # As soon as they are found to be slow, they are no members, and their views end.
-            closed = asyncio.to_thread(server.wait_for, "it is closed.", times=2, timeout=30)
-            await closed
-            state = await asyncio.to_thread(get, f"{server.url}/state/")
-            assert state["members"]["a"] == 48
-            assert state["counters"]["closed"] == 2
-            await asyncio.to_thread(server.wait_for, "sleepy ended", times=2, timeout=5)
-            assert state["memory"] - before < 20 * MIB
+            await asyncio.to_thread(server.wait_for, "it is closed.", times=2)
             # Who reads again in time learns why; who does not is cut off.
-            received = await asyncio.to_thread(late.read_until, b"\x03\xf5Too slow to read.")
-            assert received.startswith(b"".join(messages[:1000]))
-            assert await asyncio.to_thread(never.is_reset, 10)
-            longest = await publishing
+            reading = asyncio.to_thread(late.read_until, b"\x03\xf5Too slow to read.")
+            received = asyncio.create_task(reading)
+            state = await asyncio.to_thread(get, f"{server.url}/state/")
+            assert state["members"]["a"] == len(members)
+            assert state["counters"]["closed"] == 2
+            await asyncio.to_thread(server.wait_for, "sleepy ended", times=2)
+            assert state["memory"] - before < 20 * MIB
+            assert (await received).startswith(b"".join(messages[:1000]))
+            assert await asyncio.to_thread(never.is_reset)
+            times = await publishing
             await until_all(members, messages)
             after = (await asyncio.to_thread(get, f"{server.url}/state/"))["memory"]
             assert after - before < 20 * MIB
-            # 100 messages to 48 members: most of it is the work itself.
-            assert longest < 2
+            # At no time did the others wait for them; how fast a machine is, it says itself.
+            assert max(times) < max(2, 20 * statistics.median(times))
 
-    with serving(project, tmp_path, *NO_PINGS, **SITE) as server, quiet(server):
+    env = {**SITE, "WEBSOCKET_DISCONNECT_GRACE": "5"}
+    with serving(project, tmp_path, *NO_PINGS, **env) as server, quiet(server):
         asyncio.run(crowd(server))
 
 
@@ -235,9 +242,9 @@ def test_a_client_that_stops_reading_is_dropped_by_every_implementation(
             never = Sleeper(server, "/sleepy/a/")
             await publish_paced(server, "a", len(messages), KIB, members[0])
             await until_all(members, messages)
-            assert await asyncio.to_thread(never.is_reset, 10)
+            assert await asyncio.to_thread(never.is_reset)
             assert get(f"{server.url}/state/")["members"] == {"a": 3}
-            await asyncio.to_thread(server.wait_for, "sleepy ended", timeout=5)
+            await asyncio.to_thread(server.wait_for, "sleepy ended")
 
     with serving(project, tmp_path, *NO_PINGS, *args, **SITE) as server, quiet(server):
         asyncio.run(crowd(server))
@@ -300,7 +307,7 @@ def test_a_server_with_members_under_load_stops_in_time(project: Project, tmp_pa
             await load.recv()
             await member.recv()
             with contextlib.closing(slow.socket):
-                await asyncio.to_thread(server.stop, 10)
+                await asyncio.to_thread(server.stop)
             with pytest.raises(ConnectionClosed) as closed:
                 while True:
                     await member.recv()
@@ -350,7 +357,7 @@ def test_a_burst_from_outside_reaches_the_members_in_all_processes_in_order(
     )
 
     async def crowd() -> None:
-        async with on_both(workers, "/room/a/", 100) as members:
+        async with on_both(workers, "/room/a/", 40) as members:
             await asyncio.to_thread(
                 run,
                 *(workers.project.python, "manage.py", "shell", "-c", command),
@@ -372,9 +379,11 @@ def test_logging_out_closes_the_sockets_in_all_processes_within_a_second(workers
             on_both(workers, "/members/", 4, ada) as hers,
             on_both(workers, "/members/", 4, bob) as his,
         ):
-            await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=10).close())
+            start = time.monotonic()
+            await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=60).close())
             closing = b"\x88\x0d\x0b\xb8Logged out."
-            async with asyncio.timeout(1):
+            # A second; on a machine on which logging out takes long, as much longer.
+            async with asyncio.timeout(max(1, 10 * (time.monotonic() - start))):
                 await asyncio.gather(*(member.until(len(closing)) for member in hers))
             assert all(member.has_all([closing]) for member in hers)
             assert not any(member.size for member in his)
@@ -387,10 +396,10 @@ def test_a_redis_that_is_killed_and_comes_back_is_found_again(
     project: Project, tmp_path: Path, redis: Redis
 ) -> None:
     async def until(load: Any, wanted: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 went, seconds = json.loads(await load.recv())
-                assert seconds < 2, "Publishing took too long."
+                assert seconds < 5, "Publishing took too long."
                 if went == wanted:
                     return
 
@@ -405,7 +414,7 @@ def test_a_redis_that_is_killed_and_comes_back_is_found_again(
             redis.start()
             await until(load, "well")
             sizes = [member.size for member in members]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 for member, size in zip(members, sizes, strict=True):
                     await member.until(size + 80)
             # Those who were members still are, and in the same process.

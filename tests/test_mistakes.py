@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Project, Server
-from sites import TESTS, RawClient, catch_up, frame, logging, serving
+from sites import TESTS, catch_up, logging, serving
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.sync.client import connect
 
 # --- what stops the start ----------------------------------------------------------------------
 
@@ -65,6 +67,12 @@ PAGE = (
     "status."
 )
 
+ACCEPT = "while the connection is CONNECTING: call `await socket.accept()` first."
+CODE = (
+    "is not a close code that can be sent: use 1000 to 1003, 1007 to 1014, or one from 3000 to "
+    "4999."
+)
+
 # What the log says of each mistake of mistakesite/views.py, when a client opens a socket there,
 # and when a browser opens it as a page.
 OPENED = {
@@ -77,6 +85,29 @@ OPENED = {
     "with path().",
     "not_async/": "TypeError: The socket view mistakesite.views.not_async returned None: is it "
     "async? (And without yield: it sends with `await socket.send_text()`.)",
+    "sends_a_str/": "TypeError: send() takes an ASGI event with a type, not 'hello': to send a "
+    "message, use send_text(), send_bytes() or send_json().",
+    "sends_a_dict_as_text/": "TypeError: send_text() takes a str, not a dict: use send_json().",
+    "sends_bytes_as_text/": "TypeError: send_text() takes a str, not a bytes: use send_bytes().",
+    "sends_a_dict_as_bytes/": "TypeError: A message is a str or bytes, not a dict: to send JSON, "
+    "use send_json().",
+    "forgets_to_accept/": f"RuntimeError: Cannot send 'websocket.send' {ACCEPT}",
+    "forgets_to_accept_and_receives/": f"RuntimeError: Cannot receive a message {ACCEPT}",
+    "forgets_to_await_the_accept/": f"RuntimeError: Cannot send 'websocket.send' {ACCEPT}",
+    "joins_before_the_accept/": f"RuntimeError: Cannot join a group {ACCEPT}",
+    "returns_without_an_accept/": "RuntimeError: The view returned without accepting or refusing "
+    "its socket: call `await socket.accept()`, or return an HttpResponse that refuses.",
+    "returns_a_response_after_the_accept/": "WARNING django.request: The view at "
+    "/returns_a_response_after_the_accept/ returned a response after accept(), which no client "
+    "sees: return it before, or use close() with a code.",
+    "starts_a_function/": "TypeError: start() takes a coroutine, as in "
+    "socket.start(tick(socket)), not a function.",
+    "accepts_another_subprotocol/": "WARNING django.websocket: <WebSocket "
+    "/accepts_another_subprotocol/ CONNECTING> accepts the subprotocol 'chat', which its client "
+    "does not offer: a browser then closes the connection.",
+    "closes_with_a_reason_alone/": f"ValueError: 'Good bye.' {CODE}",
+    "closes_with_a_status/": f"ValueError: 403 {CODE}",
+    "InvalidMessageWithoutAFrame/": f"ValueError: 1005 {CODE}",
     "not_async": "WARNING django.websocket: The handshake at /not_async was redirected to "
     "/not_async/, which no browser follows: connect there.",
 }
@@ -103,11 +134,11 @@ def test_the_log_says_in_one_sentence_what_to_do(
 
 
 def open_socket(server: Server, path: str) -> None:
-    """Open a socket as a browser does, which follows no redirects, and wait for its end."""
-    client = RawClient(server, f"/{path}", handshake=False)
-    client.send(frame(1, b"hello"))
-    client.read_to_end()
-    client.close()
+    """Open a socket, send a message, and wait until the server closes the connection."""
+    with suppress(InvalidHandshake, ConnectionClosed), connect(f"{server.ws}/{path}") as client:
+        client.send("hello")
+        while True:
+            client.recv(timeout=30)
 
 
 @contextmanager

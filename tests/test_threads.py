@@ -102,8 +102,9 @@ def test_a_thousand_sockets_share_a_few_threads_and_database_connections(
             # Dealt out evenly, and no query was refused a connection.
             assert list(used.values()) == [sockets // THREADS] * THREADS
             after = get(f"{server.url}/state/")["threads"]
-            assert len(after) == len(before)
+            assert len(after) == len(before) + THREADS
             assert sum(name in used for name in after) == THREADS
+            assert 1 <= sum(name.startswith("handshake-") for name in after) <= THREADS
             connections = count_connections()
             assert connections is None or 1 <= connections <= THREADS
 

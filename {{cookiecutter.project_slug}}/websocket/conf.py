@@ -32,7 +32,8 @@ REDIS_URL: str = ""
 #: "drop" drops the oldest messages.
 SLOW_CLIENT: str = "close"
 
-#: The number of threads that the sockets of one process share. Each has its database connections.
+#: The number of threads that the sockets of one process share, and at the most that of those for
+#: its handshakes. Each thread has its database connections.
 THREADS: int = 8
 
 _DEFAULTS = {name: value for name, value in globals().items() if name.isupper()}

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -144,9 +152,16 @@ class WebSocket(RequestAttributes):
         Waits while the client is slow to read. Canceling is safe before the event is handed to
         the server, which takes it whole or not at all; a close is sent all the same. Raises
         `WebSocketDisconnect` when the connection is over, `RuntimeError` for an event that is not
-        allowed now, and `ValueError` for a message without text or bytes.
+        allowed now, `TypeError` for anything but an event, and `ValueError` for a message without
+        text or bytes.
         """
-        kind = event["type"]
+        try:
+            kind = event["type"]
+        except (KeyError, TypeError):
+            raise TypeError(
+                f"send() takes an ASGI event with a type, not {event!r:.80}: to send a message, "
+                "use send_text(), send_bytes() or send_json()."
+            ) from None
         if kind == SendEvent.CLOSE:
             await self.close(event.get("code", 1000), event.get("reason") or "")
         elif kind == SendEvent.SEND:
@@ -168,18 +183,25 @@ class WebSocket(RequestAttributes):
             counters["handshake 101"] += 1
             self._log("open")
         else:
-            raise self._unsendable(event)
+            raise self._misuse(f"send {kind!r}")
 
     async def send_message(self, message: str | bytes) -> None:
         """Send a str as a text message, bytes as a binary one.
 
         Waits while the client is slow to read. Raises `WebSocketDisconnect` when the connection
-        is over, and `RuntimeError` before the accept.
+        is over, `RuntimeError` before the accept, and `TypeError` for anything else.
         """
-        kind = "text" if isinstance(message, str) else "bytes"
-        event: Event = {"type": "websocket.send", kind: message}
+        if isinstance(message, str):
+            event: Event = {"type": "websocket.send", "text": message}
+        elif isinstance(message, (bytes, bytearray, memoryview)):
+            event = {"type": "websocket.send", "bytes": message}
+        else:
+            raise TypeError(
+                f"A message is a str or bytes, not a {type(message).__name__}: to send JSON, use "
+                "send_json()."
+            )
         if self.app_state is not _CONNECTED:
-            raise self._unsendable(event)
+            raise self._misuse("send 'websocket.send'")
         try:
             await self._server_send(event)
         except (OSError, RuntimeError) as error:
@@ -196,7 +218,7 @@ class WebSocket(RequestAttributes):
             raise self._disconnect()
         if self.app_state is _CONNECTING:
             if self.client_state is not _CONNECTING:
-                raise RuntimeError("Cannot receive a message before the connection is accepted.")
+                raise self._misuse("receive a message")
         elif self._supervisor is not None:
             # A view that reads what came before the end is at work: its grace starts anew.
             self._supervisor.end_in(conf.DISCONNECT_GRACE)
@@ -265,14 +287,15 @@ class WebSocket(RequestAttributes):
         if supervisor is not None and asyncio.current_task() is supervisor.task:
             supervisor.view_knows = True
 
-    def _unsendable(self, event: Event) -> Exception:
-        state = self.app_state
-        if state is _DISCONNECTED:
+    def _misuse(self, attempt: str) -> Exception:
+        """Return the exception for an attempt that the application's state does not allow."""
+        if self.app_state is _DISCONNECTED:
             return self._disconnect()
-        allowed = SendEvent.ACCEPT if state is _CONNECTING else SendEvent.SEND
+        hint = f"only {SendEvent.SEND!r} and {SendEvent.CLOSE!r} are allowed"
+        if self.app_state is _CONNECTING:
+            hint = "call `await socket.accept()` first"
         return RuntimeError(
-            f"Cannot send {event['type']!r} while the connection is {state.name}: "
-            f"only {allowed!r} and {SendEvent.CLOSE!r} are allowed."
+            f"Cannot {attempt} while the connection is {self.app_state.name}: {hint}."
         )
 
     # From the accept to the close
@@ -280,15 +303,23 @@ class WebSocket(RequestAttributes):
     async def accept(
         self,
         subprotocol: str | None = None,
-        headers: Iterable[tuple[bytes | str, bytes | str]] | None = None,
+        headers: Mapping[str, str] | Iterable[tuple[bytes | str, bytes | str]] | None = None,
     ) -> None:
         """Accept the connection, with one of the offered subprotocols and with extra headers.
 
         Raises `RuntimeError` when it was accepted before, `ValueError` for a header or subprotocol
         with control characters in it, `WebSocketDisconnect` when the client has left.
         """
-        encoded = list(map(encode_header, headers or ()))
+        pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
+        encoded = [encode_header(pair) for pair in pairs]
         encode_header(("sec-websocket-protocol", subprotocol or ""))
+        if subprotocol and subprotocol not in self.subprotocols:
+            logger.warning(
+                "%r accepts the subprotocol %r, which its client does not offer: a browser then "
+                "closes the connection.",
+                self,
+                subprotocol,
+            )
         if self.client_state is _CONNECTING:
             await self.receive()
         await self.send({"type": SendEvent.ACCEPT, "subprotocol": subprotocol, "headers": encoded})
@@ -344,15 +375,14 @@ class WebSocket(RequestAttributes):
         over, and with Redis `PublishError` when it cannot be reached.
         """
         groups.check_name(group)
-        if self.app_state is _CONNECTING:
-            raise RuntimeError("Accept the connection before it joins a group.")
-        if self.app_state is _CONNECTED:
-            if self._outbox is None:
-                self._outbox = Outbox(self.id, self._server_send, self._lost, self._too_slow)
-                self._memberships = Memberships(groups.get_hub(), self._outbox)
-            assert self._memberships is not None
-            await self._memberships.join(group)
-        if self.app_state is _DISCONNECTED:
+        if self.app_state is not _CONNECTED:
+            raise self._misuse("join a group")
+        if self._outbox is None:
+            self._outbox = Outbox(self.id, self._server_send, self._lost, self._too_slow)
+            self._memberships = Memberships(groups.get_hub(), self._outbox)
+        assert self._memberships is not None
+        await self._memberships.join(group)
+        if self.app_state is not _CONNECTED:
             raise self._disconnect()
 
     async def leave(self, group: str) -> None:
@@ -364,11 +394,17 @@ class WebSocket(RequestAttributes):
         """Run a coroutine beside the view, to push while the view waits for its client.
 
         Returns its task, which is cancelled and awaited when the view ends. An exception in it
-        ends the view as one of the view's own would. Raises `RuntimeError` once the view ended.
+        ends the view as one of the view's own would. Raises `RuntimeError` once the view has
+        ended, and `TypeError` for a function that was not called.
         """
+        if not isinstance(coroutine, Coroutine):
+            raise TypeError(
+                "start() takes a coroutine, as in socket.start(tick(socket)), not a "
+                f"{type(coroutine).__name__}."
+            )
         if self._supervisor is None or self._supervisor.is_over:
             coroutine.close()
-            raise RuntimeError("start() works while the socket's view runs, and it does not.")
+            raise RuntimeError("start() can be called only while the socket's view runs.")
         return self._supervisor.start(coroutine)
 
     # Messages in
@@ -445,7 +481,7 @@ class WebSocket(RequestAttributes):
         if event["type"] == ReceiveEvent.DISCONNECT:
             return self._disconnect()
         if event["type"] == ReceiveEvent.CONNECT:
-            return RuntimeError("Cannot receive a message before the connection is accepted.")
+            return self._misuse("receive a message")
         kinds = {"text": "text", "bytes": "binary"}
         kind = next((kind for key, kind in kinds.items() if event.get(key) is not None), "empty")
         return InvalidMessage(f"Expected a {wanted} message, and got a {kind} one.", 1003)
@@ -459,7 +495,10 @@ class WebSocket(RequestAttributes):
 
     def send_text(self, data: str) -> Coroutine[Any, Any, None]:
         """Send a text message; raises as `send_message` does."""
-        return self.send_message(data)
+        if isinstance(data, str):
+            return self.send_message(data)
+        hint = "send_bytes()" if isinstance(data, (bytes, bytearray, memoryview)) else "send_json()"
+        raise TypeError(f"send_text() takes a str, not a {type(data).__name__}: use {hint}.")
 
     def send_bytes(self, data: bytes | str) -> Coroutine[Any, Any, None]:
         """Send a binary message, of a str its UTF-8; raises as `send_message` does."""
@@ -471,7 +510,7 @@ class WebSocket(RequestAttributes):
         Dates, decimals, UUIDs and lazy strings become strings, as in Django's `JsonResponse`;
         `dumps` are arguments for `json.dumps`. Raises `TypeError` for what JSON cannot hold.
         """
-        return self.send_text(dump_json(data, dumps))
+        return self.send_message(dump_json(data, dumps))
 
     def send_jsonb(self, data: Any, **dumps: Any) -> Coroutine[Any, Any, None]:
         """Send a value as JSON in a binary message; takes and raises what `send_json` does."""

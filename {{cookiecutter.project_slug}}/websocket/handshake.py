@@ -32,7 +32,7 @@ from django.utils.log import log_response
 from websocket import internals
 from websocket.connection import WebSocket
 from websocket.console import answer_plain_request, name_of
-from websocket.protocol import Receive, Scope, Send
+from websocket.protocol import Receive, Scope, Send, encode_header
 
 logger = logging.getLogger("django.websocket")
 
@@ -212,13 +212,9 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
 
 
 def encode_headers(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
-    """Return a response's headers and cookies as ASGI expects them."""
-    headers = [
-        (name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()
-    ]
-    for cookie in response.cookies.values():
-        headers.append((b"set-cookie", cookie.OutputString().encode("ascii")))
-    return headers
+    """Return a response's headers and cookies for ASGI; raise `ValueError` for an invalid one."""
+    cookies = [("set-cookie", cookie.OutputString()) for cookie in response.cookies.values()]
+    return [encode_header(header) for header in (*response.items(), *cookies)]
 
 
 # Origin: browsers let any page open a socket to any site, and send the site's cookies with it

@@ -67,10 +67,19 @@ async def finish(
             await sync_to_async(report)(socket, error)
             await socket._hang_up(1011)
     if socket.app_state is not State.CONNECTING:
+        if isinstance(result, HttpResponseBase) and socket._opened:
+            logger.warning(
+                "The view at %s returned a response after accept(), which no client sees: return "
+                "it before, or use close() with a code.",
+                quote(socket.path),
+            )
         await socket._hang_up(1000)
         return
     if not isinstance(result, HttpResponseBase):
-        error = RuntimeError("The view returned without accepting or refusing its socket.")
+        error = RuntimeError(
+            "The view returned without accepting or refusing its socket: call "
+            "`await socket.accept()`, or return an HttpResponse that refuses."
+        )
         result = await sync_to_async(get_handler().respond)(socket.request, error)
     await refuse(socket, result)
 

@@ -63,10 +63,12 @@ class InvalidMessage(ValueError):
     """The client sent something that the view cannot read.
 
     A view may catch it and go on. Uncaught, it closes the connection with `code`: 1003 for a
-    frame of the wrong kind, 1007 for data that does not parse (RFC 6455, section 7.4.1).
+    frame of the wrong kind, 1007 for data that does not parse (RFC 6455, section 7.4.1). Raises
+    `ValueError` for a code that cannot be sent.
     """
 
     def __init__(self, message: str, code: int = 1003) -> None:
+        check_close(code)
         super().__init__(message)
         self.code = code
 
@@ -108,15 +110,15 @@ class QueryParams(QueryDict):
 _SENDABLE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 
 
-def check_close(code: int, reason: str) -> None:
+def check_close(code: int, reason: str = "") -> None:
     """Raise `ValueError` for a code or a reason that a close frame must not have.
 
     (RFC 6455, sections 5.5 and 7.4.)
     """
-    if not (code in _SENDABLE_CODES or 3000 <= code <= 4999):
+    if not (isinstance(code, int) and (code in _SENDABLE_CODES or 3000 <= code <= 4999)):
         raise ValueError(
-            f"{code} is not a close code that can be sent: use 1000, 1001, 1003, 1007 to 1014, "
-            "or one from 3000 to 4999."
+            f"{code!r} is not a close code that can be sent: use 1000 to 1003, 1007 to 1014, or "
+            "one from 3000 to 4999."
         )
     if len(reason.encode()) > 123:
         raise ValueError(f"A close reason has 123 bytes at the most; this one: {reason!r}.")

@@ -2,6 +2,7 @@ import asyncio
 import datetime
 import decimal
 import uuid
+from typing import Any
 
 from django.test import SimpleTestCase, override_settings
 from django.utils.translation import gettext_lazy
@@ -101,6 +102,16 @@ class AcceptTests(SimpleTestCase):
         self.assertEqual(accept["subprotocol"], "v2")
         self.assertEqual(accept["headers"], [(b"x-node", b"a"), (b"x-zone", b"\xe9")])
 
+    async def test_headers_may_be_a_dictionary(self):
+        server = Server(CONNECT)
+        await make_socket(server).accept(headers={"X-Node": "a"})
+        self.assertEqual(server.sent[0]["headers"], [(b"x-node", b"a")])
+
+    async def test_a_subprotocol_that_was_not_offered_is_a_mistake_that_is_named(self):
+        with self.assertLogs("django.websocket", "WARNING") as logs:
+            await make_socket(Server(CONNECT)).accept("chat")
+        self.assertIn("accepts the subprotocol 'chat', which its client does not", logs.output[0])
+
     async def test_a_header_must_not_smuggle_another(self):
         server = Server(CONNECT)
         socket = make_socket(server)
@@ -123,7 +134,9 @@ class AcceptTests(SimpleTestCase):
     async def test_sending_before_the_accept_is_a_mistake_that_is_named(self):
         server = Server(CONNECT)
         with self.assertRaisesMessage(
-            RuntimeError, "Cannot send 'websocket.send' while the connection is CONNECTING"
+            RuntimeError,
+            "Cannot send 'websocket.send' while the connection is CONNECTING: "
+            "call `await socket.accept()` first.",
         ):
             await make_socket(server).send_text("early")
         self.assertEqual(server.sent, [])
@@ -134,7 +147,9 @@ class AcceptTests(SimpleTestCase):
                 socket = make_socket(Server(CONNECT))
                 for _ in "first", "again":
                     with self.assertRaisesMessage(
-                        RuntimeError, "Cannot receive a message before the connection is accepted."
+                        RuntimeError,
+                        "Cannot receive a message while the connection is CONNECTING: "
+                        "call `await socket.accept()` first.",
                     ):
                         await getattr(socket, receive)()
 
@@ -389,6 +404,21 @@ class SendTests(SimpleTestCase):
                     await socket.receive_text()
                 self.assertEqual(caught.exception.code, 1001)
 
+    async def test_a_message_of_the_wrong_type_is_a_mistake_that_is_named(self):
+        socket, server = await open_socket()
+        for method, value, sentence in [
+            ("send", "hello", "not 'hello': to send a message, use send_text(), send_bytes() or"),
+            ("send", {"text": "hello"}, "an ASGI event with a type, not {'text': 'hello'}: to"),
+            ("send", None, "an ASGI event with a type, not None: to send a message"),
+            ("send_text", {}, "send_text() takes a str, not a dict: use send_json()."),
+            ("send_text", b"", "send_text() takes a str, not a bytes: use send_bytes()."),
+            ("send_bytes", [1], "A message is a str or bytes, not a list: to send JSON, use"),
+            ("send_message", None, "A message is a str or bytes, not a NoneType: to send JSON"),
+        ]:
+            with self.subTest(method, value=value), self.assertRaisesMessage(TypeError, sentence):
+                await getattr(socket, method)(value)
+        self.assertEqual(server.sent, [])
+
     async def test_only_the_events_of_a_websocket_are_sent(self):
         socket, server = await open_socket()
         with self.assertRaisesMessage(RuntimeError, "Cannot send 'http.response.start'"):
@@ -447,10 +477,18 @@ class CloseTests(SimpleTestCase):
 
     async def test_a_code_has_to_be_one_that_may_be_sent(self):
         socket, server = await open_socket()
-        for code in (0, 999, 1004, 1005, 1006, 1015, 1100, 2999, 5000):
-            with self.subTest(code), self.assertRaisesMessage(ValueError, f"{code} is not a close"):
-                await socket.close(code)
-        self.assertEqual(server.sent, [])
+        fresh_server = Server(CONNECT)
+        fresh = make_socket(fresh_server)
+        codes: list[Any] = [0, 999, 1004, 1005, 1006, 1015, 1100, 2999, 5000, "bye"]
+        closes: list[Any] = [socket.close, socket.close_soon, fresh.reject]
+        for code in codes:
+            for close in closes:
+                with (
+                    self.subTest(close, code=code),
+                    self.assertRaisesMessage(ValueError, f"{code!r} is not a close code"),
+                ):
+                    await close(code)
+        self.assertEqual(server.sent + fresh_server.sent, [])
         for code in (1000, 1001, 1003, 1008, 1014, 3000, 4999):
             socket, server = await open_socket()
             await socket.close(code)
@@ -486,7 +524,25 @@ class CloseTests(SimpleTestCase):
         self.assertTrue(server.transport.aborted)
         make_socket(Server()).abort()  # Elsewhere it does nothing.
 
+    async def test_a_group_is_joined_after_the_accept(self):
+        with self.assertRaisesMessage(
+            RuntimeError,
+            "Cannot join a group while the connection is CONNECTING: call `await socket.accept()` "
+            "first.",
+        ):
+            await make_socket(Server(CONNECT)).join("group")
+
+    async def test_what_is_started_has_to_be_called(self):
+        async def tick():
+            raise AssertionError
+
+        socket, _ = await open_socket()
+        mistakes: list[tuple[Any, str]] = [(tick, "function"), (None, "NoneType")]
+        for mistake, name in mistakes:
+            with self.assertRaisesMessage(TypeError, f"socket.start(tick(socket)), not a {name}."):
+                socket.start(mistake)
+
     async def test_nothing_is_started_outside_of_a_running_view(self):
         socket, _ = await open_socket()
-        with self.assertRaisesMessage(RuntimeError, "start() works while the socket's view runs"):
+        with self.assertRaisesMessage(RuntimeError, "start() can be called only while"):
             socket.start(socket.send_text("never"))

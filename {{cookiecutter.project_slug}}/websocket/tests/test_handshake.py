@@ -557,6 +557,11 @@ class FailingRefusalTests(SimpleTestCase):
         response.set_cookie("name", "\u0142")
         return response
 
+    def failing_path(self, socket):
+        response = HttpResponse("No.", status=403)
+        response.set_cookie("name", "value", path="/\r\nX-Name: value")
+        return response
+
     def failing_close(self, socket):
         response = StreamingHttpResponse([b"No."], status=403)
         response.close = fail  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from unittest import mock
 from asgiref.sync import sync_to_async
 from django.core.exceptions import PermissionDenied
 from django.core.signals import got_request_exception
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.test import SimpleTestCase, override_settings
 
 from websocket import metrics, middleware, supervisor, sweep
@@ -254,6 +254,16 @@ class EndingTests(LifeTestCase):
             with self.assertRaises(WebSocketDisconnect) as caught:
                 await client.receive()
             self.assertEqual(caught.exception.code, 1000)
+
+    async def test_a_response_after_the_accept_is_a_mistake_that_is_named(self):
+        async def view(socket):
+            await socket.accept()
+            return HttpResponse("No.", status=403)
+
+        with self.assertLogs("django.request", "WARNING") as logs:
+            async with connect_to(view) as client:
+                self.assertEqual(await client.wait_closed(), 1000)
+        self.assertIn("a response after accept(), which no client sees", logs.output[0])
 
     async def test_a_view_that_neither_accepts_nor_refuses_is_a_bug(self):
         async def view(socket):
@@ -887,7 +897,7 @@ class StartTests(LifeTestCase):
 
         async with connect_to(view) as client:
             await client.wait_closed()
-        with self.assertRaisesMessage(RuntimeError, "start() works while the socket's view runs"):
+        with self.assertRaisesMessage(RuntimeError, "start() can be called only while"):
             sockets[0].start(wait_for_nothing())
 
 

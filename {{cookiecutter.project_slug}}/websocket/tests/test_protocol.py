@@ -1,7 +1,9 @@
+from typing import Any
+
 from django.test import SimpleTestCase, override_settings
 
 from websocket.connection import Headers, QueryParams
-from websocket.protocol import size_of
+from websocket.protocol import InvalidMessage, size_of
 
 
 class HeadersTests(SimpleTestCase):
@@ -44,6 +46,19 @@ class HeadersTests(SimpleTestCase):
     def test_a_scope_need_not_have_headers(self):
         self.assertEqual(Headers({}).as_dict(), {})
         self.assertEqual(Headers({"headers": None}).as_dict(), {})
+
+
+class ErrorTests(SimpleTestCase):
+    def test_an_invalid_message_has_a_code_that_can_be_sent(self):
+        self.assertEqual(InvalidMessage("Too long.").code, 1003)
+        self.assertEqual(InvalidMessage("Too long.", 4000).code, 4000)
+        codes: list[Any] = [0, 999, 1004, 1005, 1006, 1015, 2999, 5000, "4000", None]
+        for code in codes:
+            with (
+                self.subTest(code=code),
+                self.assertRaisesMessage(ValueError, f"{code!r} is not a close code that can be"),
+            ):
+                InvalidMessage("Too long.", code)
 
 
 class QueryParamsTests(SimpleTestCase):
