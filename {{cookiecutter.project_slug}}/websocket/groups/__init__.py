@@ -11,11 +11,12 @@ only that process can publish to them. With it, any process can, and all that se
 from __future__ import annotations
 
 import asyncio
+import warnings
 from typing import Any
 
 from websocket import conf
 from websocket.counters import counters
-from websocket.groups.memory import Hub, hubs
+from websocket.groups.memory import Hub, hubs, is_loop_running
 from websocket.groups.message import (
     Member,
     Message,
@@ -54,9 +55,16 @@ def publish(group: str, message: Any, *, exclude: Socket | str | None = None) ->
     handlers, `transaction.on_commit`, management commands and task queues. It does not wait for
     the members; a thread that is far ahead of the event loop is slowed down. Raises `ValueError`
     for a name that no group can have, `TypeError` for what is not JSON, and with Redis
-    `PublishError` when it cannot be reached. With Redis it waits for the network: in async code
-    use `apublish`.
+    `PublishError` when it cannot be reached. With Redis it waits for the network: async code uses
+    `apublish`, and is warned if it does not.
     """
+    if conf.REDIS_URL and is_loop_running():
+        warnings.warn(
+            "publish() holds up all sockets while it waits for Redis: use `await apublish()` in "
+            "async code.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     check_name(group)
     publish_message(group, Message.encode(message), exclude)
 

@@ -75,7 +75,7 @@ class Hub:
         hubs = _hubs_for(group)
         for hub in hubs:
             hub.deliver_soon(group, message, exclude)
-        if any(len(hub.backlog) > _MAX_BACKLOG for hub in hubs) and not _is_loop_running():
+        if any(len(hub.backlog) > _MAX_BACKLOG for hub in hubs) and not is_loop_running():
             time.sleep(_PAUSE)
 
     async def apublish(self, group: str, message: Message, exclude: str | None) -> None:
@@ -203,7 +203,7 @@ def _hubs_for(group: str) -> list[Hub]:
     return running
 
 
-def _is_loop_running() -> bool:
+def is_loop_running() -> bool:
     """Return whether this thread runs an event loop, which must not be held up."""
     try:
         asyncio.get_running_loop()

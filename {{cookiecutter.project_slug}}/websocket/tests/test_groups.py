@@ -13,6 +13,7 @@ import time
 import uuid
 from typing import Any
 
+import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -649,6 +650,7 @@ class MemoryTests(Everything, SimpleTestCase):
 
 
 @override_settings(ROOT_URLCONF=__name__)
+@pytest.mark.filterwarnings("ignore:publish.. holds up:RuntimeWarning")
 class RedisTests(Everything, OnRedis):
     pass
 

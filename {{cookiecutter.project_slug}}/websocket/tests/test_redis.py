@@ -102,6 +102,14 @@ class RedisTests(OnRedis):
             await apublish("a", "for this one")
             self.assertEqual(await client.receive(), "for this one")
 
+    async def test_publishing_as_from_sync_code_is_a_mistake_that_is_named(self) -> None:
+        async with connect("/room/a/") as client:
+            await client.receive()
+            with self.assertWarnsRegex(RuntimeWarning, r"`await apublish\(\)` in async code") as to:
+                publish("a", "held up")
+            self.assertEqual(to.filename, __file__)
+            self.assertEqual(await client.receive(), "held up")
+
     async def test_groups_that_are_over_leave_nothing_behind(self) -> None:
         hub: Any = get_hub()
         async with connect("/room/stays/") as one, self.redis_client() as client:
