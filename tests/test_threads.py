@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import shutil
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
-from conftest import Project, Server
+from conftest import Project, Server, wait_until
 from services import Postgres, Wire, running_postgres
 from sites import cookie_of, get, quiet, serving
 from websockets.asyncio.client import ClientConnection
@@ -138,13 +137,14 @@ def test_database_connections_that_idle_beyond_their_age_are_closed(
 ) -> None:
     server, count_connections = serve_on_database(CONN_MAX_AGE="2")
     with quiet(server), connect(f"{server.ws}/work/") as client:
-        client.send("sync")
-        assert client.recv(timeout=30).startswith("websocket-")
-        assert count_connections() == 1
-        deadline = time.monotonic() + 30
-        while count_connections():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+
+        def connects() -> bool:
+            client.send("sync")
+            assert client.recv(timeout=30).startswith("websocket-")
+            return count_connections() == 1
+
+        wait_until(connects, server.log)
+        wait_until(lambda: count_connections() == 0, server.log)
         # It was the socket's, which is still open, and opens another one.
         client.send("orm")
         assert client.recv(timeout=30) == "orm"

@@ -346,7 +346,7 @@ async def busy(socket: WebSocket):
     await socket.accept()
     await socket.receive_text()
     await seen_to_leave(socket)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.1)
     note("busy no more")
 
 
