@@ -26,6 +26,7 @@ from weakref import WeakSet
 
 from asgiref.sync import ThreadSensitiveContext
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from websocket import conf, internals
@@ -100,31 +101,33 @@ class DatabaseThread(ThreadPoolExecutor):
         )
 
     def _run(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+        own = connections.all()
         self.running = time.monotonic(), threading.get_ident()
         try:
-            self._close_old_connections()
+            for connection in own:
+                if connection.connection is not None:
+                    self._close_if_old(connection)
             return fn(*args, **kwargs)
         finally:
-            self._take_over_connections()
+            for connection in own:
+                self._take_over(connection)
             self.idle_since = time.monotonic()
             self.running, self.reported = None, False
 
-    def _close_old_connections(self) -> None:
-        for connection in connections.all():
-            if not any(cursor.db is connection for cursor in self.cursors):
-                connection.close_at = self.close_at.get(connection.alias)
-            connection.close_if_unusable_or_obsolete()
-            connection.close_at = None
+    def _close_if_old(self, connection: BaseDatabaseWrapper) -> None:
+        if not any(cursor.db is connection for cursor in self.cursors):
+            connection.close_at = self.close_at.get(connection.alias)
+        connection.close_if_unusable_or_obsolete()
+        connection.close_at = None
 
-    def _take_over_connections(self) -> None:
-        """Hide the connections' age from Django, which looks at it wherever a request ends."""
-        for connection in connections.all():
-            if connection.connection is None:
-                self.close_at.pop(connection.alias, None)
-            elif connection.close_at is not None:
-                keep_until = time.monotonic() + KEEP
-                self.close_at[connection.alias] = max(connection.close_at, keep_until)
-                connection.close_at = None
+    def _take_over(self, connection: BaseDatabaseWrapper) -> None:
+        """Hide the connection's age from Django, which looks at it wherever a request ends."""
+        if connection.connection is None:
+            self.close_at.pop(connection.alias, None)
+        elif connection.close_at is not None:  # It is new.
+            keep_until = time.monotonic() + KEEP
+            self.close_at[connection.alias] = max(connection.close_at, keep_until)
+            connection.close_at = None
 
 
 def note_cursors(cursors: WeakSet[CursorWrapper]) -> None:
