@@ -194,12 +194,14 @@ def _running_hubs() -> list[Hub]:
 def _hubs_for(group: str) -> list[Hub]:
     """Return the hubs that a message goes to; warn if it cannot reach anything there."""
     running = _running_hubs()
-    if not any(hub.is_serving or hub.members for hub in running):
-        logger.warning(
-            "A message to the group %r reached nobody: this process serves no sockets, and "
-            "without REDIS_URL it cannot reach the one that does.",
-            group,
-        )
+    for hub in running:
+        if hub.is_serving or hub.members:
+            return running
+    logger.warning(
+        "A message to the group %r reached nobody: this process serves no sockets, and without "
+        "REDIS_URL it cannot reach the one that does.",
+        group,
+    )
     return running
 
 
