@@ -378,7 +378,7 @@ class WebSocket(RequestAttributes):
         if self.app_state is not _CONNECTED:
             raise self._misuse("join a group")
         if self._outbox is None:
-            self._outbox = Outbox(self.id, self._server_send, self._lost, self._too_slow)
+            self._outbox = Outbox(self.id, self._server_send, self._failed, self._too_slow)
             self._memberships = Memberships(groups.get_hub(), self._outbox)
         assert self._memberships is not None
         await self._memberships.join(group)
@@ -655,6 +655,13 @@ class WebSocket(RequestAttributes):
             seconds = time.monotonic() - self._opened
             counts = f"{self.messages_in} in, {self.messages_out} out"
             self._log(f"{self.close_code or 1006} {seconds:.1f} s, {counts}")
+
+    def _failed(self, error: Exception) -> None:
+        """Act on a group's message that the server did not send: the client has left, or a bug."""
+        if isinstance(error, (OSError, RuntimeError)):
+            self._lost()
+        elif self._supervisor is not None:
+            self._supervisor.fail(error)
 
     def _too_slow(self) -> None:
         """Act on a client that does not read its groups' messages as fast as they come."""

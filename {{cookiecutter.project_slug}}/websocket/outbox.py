@@ -29,17 +29,21 @@ class Outbox:
 
     A message to a client that keeps up costs no task and no queue. While the server's `send` has
     to wait, because the transport's buffer is full, a task does the waiting, and further messages
-    are kept, up to WEBSOCKET_OUTBOX_SIZE. `lost` is called when the server cannot send any more;
-    `too_slow` when the outbox is full: it either stops the outbox, or leaves it to drop the
-    oldest messages.
+    are kept, up to WEBSOCKET_OUTBOX_SIZE. `failed` is called with the exception if the server's
+    `send` raises one: nothing more is sent then. `too_slow` is called when the outbox is full: it
+    either stops the outbox, or leaves it to drop the oldest messages.
     """
 
     def __init__(
-        self, id: str, send: Send, lost: Callable[[], object], too_slow: Callable[[], None]
+        self,
+        id: str,
+        send: Send,
+        failed: Callable[[Exception], None],
+        too_slow: Callable[[], None],
     ) -> None:
         self.id = id
         self.server_send = send
-        self.lost = lost
+        self.failed = failed
         self.too_slow = too_slow
         #: Messages that were sent.
         self.sent = 0
@@ -59,8 +63,8 @@ class Outbox:
             return
         try:
             rest = begin(self.server_send(message.event))
-        except (OSError, RuntimeError):
-            self.lost()
+        except Exception as error:
+            self._fail(error)
             return
         if rest is None:
             self.sent += 1
@@ -79,6 +83,10 @@ class Outbox:
         self.size = 0
         if self.sender is not None:
             self.sender.cancel()
+
+    def _fail(self, error: Exception) -> None:
+        self.stop()
+        self.failed(error)
 
     def _keep(self, message: Message) -> None:
         self.waiting.append(message)
@@ -100,8 +108,8 @@ class Outbox:
                 self.size -= message.size
                 await self.server_send(message.event)
                 self.sent += 1
-        except (OSError, RuntimeError):
-            self.lost()
+        except Exception as error:
+            self._fail(error)
         finally:
             self.is_dropping = False
             self.sender = None

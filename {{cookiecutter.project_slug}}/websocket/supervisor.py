@@ -114,12 +114,16 @@ class Supervisor:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if self._started is not None:
             self._started.discard(task)
-        error = None if task.cancelled() else task.exception()
+        if error := None if task.cancelled() else task.exception():
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Stop the view because of an exception, as if it were the view's own."""
         if isinstance(error, Exception):
             self.errors += leaves(error)
-        elif error is not None:
+        else:
             self._base_error = error
-        if error is not None and not (self._stops or self.is_over):
+        if not (self._stops or self.is_over):
             self._stop()
 
     def connection_ended(self) -> None:

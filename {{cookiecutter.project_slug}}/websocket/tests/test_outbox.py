@@ -54,6 +54,8 @@ class SlowClient(ClientSocket):
 
     async def _send(self, event: Event) -> None:
         await self.reads.wait()
+        if event.get("text") == "fail":
+            raise ValueError("A middleware fails.")
         if self.is_aborted:
             raise ConnectionResetError("The connection was aborted.")
         await super()._send(event)
@@ -144,6 +146,29 @@ class SlowClients:
                 self.assertEqual(await fast.receive(), "next")
                 await broken.wait_closed()
                 self.assertEqual(len(get_hub().members["a"]), 1)
+
+
+    async def test_a_send_that_fails_ends_its_view_and_is_reported_as_the_views_error(
+        self: Any,
+    ) -> None:
+        async with connect("/listen/") as other:
+            await other.receive()
+            for reads in (True, False):
+                with (
+                    self.assertLogs("django.request", "ERROR") as logs,
+                    self.assertRaisesRegex(ValueError, "A middleware fails"),
+                ):
+                    async with connect_slow("/listen/") as client:
+                        if reads:
+                            client.reads.set()
+                        for message in ("first", "fail", "last"):
+                            await apublish("a", message)
+                            self.assertEqual(await other.receive(), message)
+                        client.reads.set()
+                        self.assertEqual(await client.receive(), "first")
+                        self.assertEqual(await client.wait_closed(), 1011)
+                self.assertEqual(len(logs.records), 1)
+            self.assertEqual(len(get_hub().members["a"]), 1)
 
 
 class ClosingThem:
