@@ -175,7 +175,8 @@ class Hub:
 
     async def close(self) -> None:
         """Release what the hub holds."""
-        hubs.pop(self.loop, None)
+        if hubs.get(self.loop) is self:
+            del hubs[self.loop]
 
     async def _close_with_loop(self) -> AsyncGenerator[None, None]:
         # An event loop that ends closes its async generators first. Sync code that calls async

@@ -32,7 +32,7 @@ from django.utils.translation import gettext_lazy
 
 from websocket import groups
 from websocket.connection import WebSocket, WebSocketDisconnect
-from websocket.groups import apublish, get_hub, publish, subscribe
+from websocket.groups import apublish, close_hub, get_hub, publish, subscribe
 from websocket.groups.memory import hubs
 from websocket.groups.subscription import Mailbox
 from websocket.testing import connect
@@ -582,6 +582,14 @@ class MemoryTests(Everything, SimpleTestCase):
         self.assertFalse(any(hub.backlog for hub in hubs.values()))
         get_hub()
         self.assertEqual(list(hubs), [asyncio.get_running_loop()])
+
+    async def test_a_hub_that_was_closed_does_not_take_the_next_one_with_it(self) -> None:
+        await close_hub()
+        hub = get_hub()
+        await close_hub()
+        following = get_hub()
+        await hub.close()
+        self.assertIs(get_hub(), following)
 
     async def test_an_event_loop_that_publishes_to_another_is_slowed_down(self) -> None:
         backlog = []

@@ -147,7 +147,6 @@ class SlowClients:
                 await broken.wait_closed()
                 self.assertEqual(len(get_hub().members["a"]), 1)
 
-
     async def test_a_send_that_fails_ends_its_view_and_is_reported_as_the_views_error(
         self: Any,
     ) -> None:

@@ -268,6 +268,22 @@ class OutageTests(OnRedis):
             self.assertNotIn("b", get_hub().members)
             self.redis.kill()
 
+    async def test_a_mistake_in_the_hub_is_not_taken_for_a_lost_redis(self) -> None:
+        member = Member()
+        await get_hub().join("a", member)
+        with (
+            self.assertLogs("django.websocket", "ERROR") as logs,
+            mock.patch.object(Message, "unpack", side_effect=ZeroDivisionError),
+        ):
+            await apublish("a", "lost")
+            await self.until_confirmed("a", False)
+        self.assertEqual(len(logs.records), 1)
+        self.assertIn("Listening to Redis failed, and begins again", logs.output[0])
+        self.assertIn("ZeroDivisionError", logs.output[0])
+        await member.until(missed=1)
+        await apublish("a", "received")
+        await member.until(received=1)
+
 
 class MissedTests(OnRedis):
     """Members learn of messages that they may have missed."""
