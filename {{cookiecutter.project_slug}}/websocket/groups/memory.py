@@ -31,7 +31,7 @@ _lock = threading.RLock()
 
 
 def _forget_parent() -> None:
-    """Forget the event loops of a process that this one was forked from: they do not run here."""
+    """Forget the event loops of the process that this one was forked from."""
     global _lock
     _lock = threading.RLock()
     hubs.clear()
@@ -72,10 +72,11 @@ class Hub:
     @classmethod
     def publish(cls, group: str, message: Message, exclude: str | None) -> None:
         """Publish a message from any thread, which is slowed down if it is far ahead."""
-        hubs = _hubs_for(group)
-        for hub in hubs:
+        is_ahead = False
+        for hub in _hubs_for(group):
             hub.deliver_soon(group, message, exclude)
-        if any(len(hub.backlog) > _MAX_BACKLOG for hub in hubs) and not is_loop_running():
+            is_ahead = is_ahead or len(hub.backlog) > _MAX_BACKLOG
+        if is_ahead and not is_loop_running():
             time.sleep(_PAUSE)
 
     async def apublish(self, group: str, message: Message, exclude: str | None) -> None:
@@ -188,7 +189,7 @@ class Hub:
 
 
 def _running_hubs() -> list[Hub]:
-    """Return the hubs that can be reached. A loop that has ended may have left its hub behind."""
+    # An event loop that was closed in a hurry has left its hub behind.
     return [hub for hub in list(hubs.values()) if hub.loop.is_running()]
 
 

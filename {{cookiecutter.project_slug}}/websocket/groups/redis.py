@@ -7,8 +7,8 @@ import logging
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from functools import cache
 from typing import Any
@@ -38,6 +38,15 @@ MAX_DELAY = 2.0
 MAX_CONNECTIONS = 20
 
 
+@contextmanager
+def publish_errors(problem: str) -> Iterator[None]:
+    """Raise what redis-py raises as a `PublishError`."""
+    try:
+        yield
+    except ERRORS as error:
+        raise PublishError(f"{problem}: {error}") from error
+
+
 class RedisHub(Hub):
     """The groups of one event loop, whose messages come from Redis."""
 
@@ -49,10 +58,8 @@ class RedisHub(Hub):
 
     @classmethod
     def ping(cls) -> None:
-        try:
+        with publish_errors("Redis does not answer"):
             _client(conf.REDIS_URL, conf.REDIS_TIMEOUT).ping()
-        except ERRORS as error:
-            raise PublishError(f"Redis does not answer: {error}") from error
 
     @classmethod
     def can_publish(cls) -> bool:
@@ -62,17 +69,12 @@ class RedisHub(Hub):
     def publish(cls, group: str, message: Message, exclude: str | None) -> None:
         """Publish to all processes; raises `PublishError` when Redis is out of reach."""
         client = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT)
-        try:
+        with publish_errors(f"Redis did not take a message to {group!r}"):
             client.publish(conf.REDIS_PREFIX + group, message.pack(exclude))
-        except ERRORS as error:
-            raise PublishError(f"Redis did not take a message to {group!r}: {error}") from error
 
     async def apublish(self, group: str, message: Message, exclude: str | None) -> None:
-        """Publish to all processes; raises `PublishError` when Redis is out of reach."""
-        try:
+        with publish_errors(f"Redis did not take a message to {group!r}"):
             await self.server.publish(group, message.pack(exclude))
-        except ERRORS as error:
-            raise PublishError(f"Redis did not take a message to {group!r}: {error}") from error
 
     def add(self, group: str, member: Member) -> None:
         super().add(group, member)
@@ -88,6 +90,7 @@ class RedisHub(Hub):
             async with asyncio.timeout(conf.REDIS_TIMEOUT):
                 await channel.is_confirmed.wait()
         except TimeoutError as error:
+            channel.has_gap = True
             raise PublishError(f"Redis cannot be reached to join {group!r}.") from error
 
     def release(self, group: str) -> None:
@@ -101,7 +104,7 @@ class RedisHub(Hub):
         try:
             message, exclude = Message.unpack(packed)
         except ValueError:
-            if group not in self.foreign:
+            if group in self.members and group not in self.foreign:
                 self.foreign.add(group)
                 logger.warning(
                     "Another program publishes to the Redis channel %r, and its messages are "
@@ -138,15 +141,14 @@ def _options(timeout: float) -> dict[str, Any]:
 
 
 class Channel:
-    """A group that a server is to send, and whether it does."""
+    """A group that a server is to send."""
 
-    __slots__ = ("has_gap", "is_confirmed", "since")
+    __slots__ = ("has_gap", "is_confirmed")
 
-    def __init__(self, since: float) -> None:
-        self.since = since
+    def __init__(self) -> None:
         #: Set while Redis sends what is published to the group.
         self.is_confirmed = asyncio.Event()
-        #: Whether messages may have been missed that should not.
+        #: Whether members may have missed messages.
         self.has_gap = False
 
 
@@ -184,7 +186,7 @@ class Server:
         """Listen to a group from soon on."""
         channel = self.channels.get(group)
         if channel is None:
-            channel = self.channels[group] = Channel(self.loop.time())
+            channel = self.channels[group] = Channel()
             self._note_change(group)
         if self.task is None:
             # In a context of its own, which keeps nothing of the first member's alive.
@@ -243,8 +245,7 @@ class Server:
         if channel is None or channel.is_confirmed.is_set():
             return
         channel.is_confirmed.set()
-        is_late = self.loop.time() - channel.since > conf.REDIS_TIMEOUT
-        if channel.has_gap or is_late:
+        if channel.has_gap:
             channel.has_gap = False
             self.missed(group)
 
@@ -295,7 +296,7 @@ class Listener:
 
     async def read(self) -> None:
         """Hand on what Redis sends."""
-        while True:
+        while not _is_cancelled():
             message: dict[str, Any] | None = await self.pubsub.get_message(timeout=CHECK_EVERY)
             if message is None:
                 continue

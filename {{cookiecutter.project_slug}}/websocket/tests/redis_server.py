@@ -85,6 +85,7 @@ class Proxy:
         #: Whether what Redis answers is lost, and with it the connection.
         self.loses_answers = False
         self.links: list[Link] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Proxy:
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
@@ -97,14 +98,13 @@ class Proxy:
         for link in self.links:
             link.client.close()
             link.redis.close()
+        await asyncio.gather(*self.tasks)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = Link(self, writer)
         await link.connect()
         self.links.append(link)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(link.ask(reader))
-            tasks.create_task(link.answer())
+        self.tasks += map(asyncio.create_task, (link.ask(reader), link.answer()))
 
     async def reconnect(self) -> None:
         """Connect to Redis again, which those who are connected here do not see."""
