@@ -44,7 +44,7 @@ def check_server(**kwargs: Any) -> list[CheckMessage]:
     if not (_version("websockets") or _version("wsproto")):
         messages.append(
             Warning(
-                "uvicorn finds no WebSocket library: it answers every handshake with 404.",
+                "uvicorn finds no WebSocket library: it takes handshakes for plain requests.",
                 hint="pip install 'uvicorn[standard]'",
                 id="websocket.W002",
             )

@@ -46,11 +46,11 @@ class ReceiveEvent:
 
 
 class WebSocketDisconnect(Exception):
-    """The connection is over, whichever side ended it.
+    """The connection is over: one of the two sides has closed it, or it was lost.
 
-    A view need not catch it: uncaught, it ends the view quietly, for a client that leaves is not
-    an error. `code` and `reason` are those of the close frame (RFC 6455, section 7.4); a
-    connection that was lost without one has 1005 or 1006.
+    A view need not catch it: uncaught, it ends the view quietly, because a client that leaves is
+    not an error. `code` and `reason` are those of the close frame (RFC 6455, section 7.4). If
+    there was none, the code is 1005 or 1006.
     """
 
     def __init__(self, code: int = 1000, reason: str = "") -> None:
@@ -74,7 +74,7 @@ class InvalidMessage(ValueError):
 
 
 class Headers(Mapping[str, str]):
-    """The handshake's headers, by name in any case; repeated ones are joined (RFC 9110, 5.3)."""
+    """A handshake's headers by name, in any case. Repeated ones are joined (RFC 9110, 5.3)."""
 
     def __init__(self, scope: Scope) -> None:
         self._headers: dict[str, str] = {}
@@ -103,7 +103,7 @@ class Headers(Mapping[str, str]):
 
 
 class QueryParams(QueryDict):
-    """The parameters of a query string: the last value by name, all of them by `getlist`."""
+    """A query string's parameters. A name has its last value, and `getlist` returns all."""
 
 
 # RFC 6455, section 7.4, and the IANA registry of close codes, less those for local use.

@@ -16,13 +16,13 @@ R = TypeVar("R")
 
 
 def origin_exempt(view: Callable[P, R]) -> Callable[P, R]:
-    """Let pages of every origin open this view's sockets, with their visitors' cookies.
+    """Allow pages of any origin to open this view's sockets, with the cookies of their visitors.
 
-    For what is public, or asks for a token of its own. On a class:
+    Use it for views that are public or check a token of their own. On a class, write
     `@method_decorator(origin_exempt, name="dispatch")`.
     """
 
-    @functools.wraps(view)  # A new function: elsewhere the view may be mounted without it.
+    @functools.wraps(view)  # A new function: the view itself is not exempt if mounted elsewhere.
     def exempt(*args: P.args, **kwargs: P.kwargs) -> R:
         return view(*args, **kwargs)
 
@@ -40,12 +40,12 @@ class WebSocketView(View):
     socket: WebSocket
 
     def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
-        """Take the socket where Django's views take a request."""
+        """Set `socket` and, as Django's views do, `request`, `args` and `kwargs`."""
         if not isinstance(request, WebSocket):
             raise TypeError("Mount a WebSocketView with websocket(), not with path().")
         self.socket = request
         super().setup(self.socket.request, *args, **kwargs)
-        # Mixins ask the request for its user, where nobody sees it: see `WebSocket.user`.
+        # Reading the user binds the socket to it, which mixins do not: they read request.user.
         getattr(self.socket, "user", None)
 
     async def dispatch(  # type: ignore[override]
@@ -59,14 +59,14 @@ class WebSocketView(View):
                     await self.receive(message)
             return refusal
         finally:
-            # Not after a refusal: then there is nothing to clean up.
+            # After a refusal there is nothing to clean up.
             if self.socket.app_state is not State.CONNECTING:
                 await self.disconnect(self.socket.close_code or 1006)
 
     async def connect(self, *args: Any, **kwargs: Any) -> HttpResponseBase | None:
         """Accept the socket, or return an `HttpResponse` to refuse it.
 
-        Called with what the URL captured.
+        Called with the arguments that the URL captures.
         """
         await self.socket.accept()
         return None
