@@ -20,7 +20,9 @@ TESTS = Path(__file__).resolve().parent
 
 
 @contextlib.contextmanager
-def serving(project: Project, folder: Path, *args: str, **env: str) -> Iterator[Server]:
+def serving(
+    project: Project, folder: Path, *args: str, kind: type[Server] = Server, **env: str
+) -> Iterator[Server]:
     """Serve the site with a database of its own; at the end it has to stop in time.
 
     Its log may hold errors: `quiet()` tells where none are wanted.
@@ -34,7 +36,7 @@ def serving(project: Project, folder: Path, *args: str, **env: str) -> Iterator[
         "PYTHONDONTWRITEBYTECODE": "1",
         **env,
     }
-    server = Server(project, args, site)
+    server = kind(project, args, site)
     try:
         yield server
         if server.process.poll() is None:

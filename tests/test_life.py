@@ -366,13 +366,14 @@ def test_a_breach_of_the_protocol_ends_the_connection_quietly(
     assert b"\x88" in answer and code.to_bytes(2, "big") in answer
 
 
-def test_a_breach_of_the_protocol_during_the_handshake_ends_the_view(site: Server) -> None:
-    # uvicorn logs a traceback of its own here.
-    with logging(site, "hesitant ended"):
+def test_a_view_ends_whose_client_breaks_the_protocol_and_leaves_before_the_accept(
+    site: Server,
+) -> None:
+    with quiet(site), logging(site, "hesitant ended"):
         with logging(site, "hesitates"):
             client = RawClient(site, "/hesitant/", handshake=False)
         client.send(BREACHES["an unmasked frame"][0])
-    client.close()
+        client.close()
 
 
 @pytest.mark.parametrize("view", ["read", "push"])

@@ -101,10 +101,12 @@ websocket/handshake.py
 websocket/inbox.py
 websocket/internals.py
 websocket/lifecycle.py
+websocket/link.py
 websocket/logins.py
 websocket/metrics.py
 websocket/middleware.py
 websocket/outbox.py
+websocket/pending.py
 websocket/protocol.py
 websocket/refusal.py
 websocket/static/websocket/client.js
@@ -122,6 +124,7 @@ websocket/tests/test_handshake.py
 websocket/tests/test_inbox.py
 websocket/tests/test_internals.py
 websocket/tests/test_life.py
+websocket/tests/test_link.py
 websocket/tests/test_outbox.py
 websocket/tests/test_protocol.py
 websocket/tests/test_redis.py
@@ -130,6 +133,7 @@ websocket/tests/test_subscribe.py
 websocket/tests/test_testing.py
 websocket/tests/test_threads.py
 websocket/tests/test_views.py
+websocket/tests/uvicorn_server.py
 websocket/tests/wire.py
 websocket/threads.py
 websocket/urls.py

@@ -7,6 +7,7 @@ from testsite import views
 
 SOCKETS = [
     views.echo,
+    views.sluggish,
     views.forbidden,
     views.members,
     views.stay,

@@ -117,6 +117,12 @@ async def named(socket, name):
     await socket.accept()
 
 
+async def sluggish(socket):
+    """Accept only after a while."""
+    await asyncio.sleep(0.1)
+    await echo(socket)
+
+
 async def forbidden(socket):
     raise PermissionDenied
 

@@ -15,7 +15,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from websocket import conf, groups, internals, logins, sweep
@@ -23,6 +23,7 @@ from websocket.attributes import RequestAttributes
 from websocket.counters import counters
 from websocket.groups.membership import Memberships
 from websocket.inbox import Inbox
+from websocket.link import LINGER, Link
 from websocket.outbox import Outbox, begin
 from websocket.protocol import (
     HEADERS_OF_CONTENT,
@@ -63,9 +64,6 @@ __all__ = [
 
 logger = logging.getLogger("django.websocket")
 
-# Seconds that a client has to read what was sent before its connection was closed.
-LINGER: Final = 30.0
-
 # Looked up once: on every message, a member of an enum costs more to reach than a global.
 _CONNECTING, _CONNECTED, _DISCONNECTED = State
 
@@ -87,6 +85,7 @@ class WebSocket(RequestAttributes):
         super().__init__(scope)
         self._server_receive = receive
         self._server_send = send
+        self._link = Link(send)
         #: Whether the client has asked to connect, and whether it has been seen to leave.
         self.client_state = State.CONNECTING
         #: Whether the application has accepted, and whether it can still send.
@@ -178,6 +177,7 @@ class WebSocket(RequestAttributes):
                 await self._server_send({**event, "headers": headers})
             except (OSError, RuntimeError) as error:
                 raise self._lost() from error
+            self._link.resume()
             self._accept_headers = ()
             self._opened = time.monotonic()
             counters["handshake 101"] += 1
@@ -562,15 +562,16 @@ class WebSocket(RequestAttributes):
         Plain ASGI cannot: this works where, as in uvicorn, `send` is a method of an object that
         has the connection's `transport`, and does nothing elsewhere.
         """
-        transport = internals.transport_of(self._server_send)
-        if transport is not None:
-            internals.abort(transport)
+        self._link.abort()
 
     def look(self) -> None:
         """Read ahead if the view has received nothing since the last look, and is not waiting."""
-        transport = None
-        if self.app_state is _CONNECTED:
-            transport = internals.transport_of(self._server_send)
+        if self.app_state is _CONNECTING:
+            self._link.drop_if_left()
+        elif self._link.overflows(self.messages_out):
+            logger.warning("%r floods its connection and does not read: it is dropped.", self)
+            self.abort()
+        transport = self._link.transport if self.app_state is _CONNECTED else None
         closing = transport is not None and transport.is_closing()
         if closing:
             # A server that gave up on a client, such as for want of a pong, cannot tell while that
@@ -637,6 +638,7 @@ class WebSocket(RequestAttributes):
                 {"type": "websocket.http.response.start", "status": status, "headers": headers}
             )
             await self._server_send({"type": "websocket.http.response.body", "body": body})
+        self._link.end()
 
     def _release(self) -> None:
         """Give up what this connection holds, and log its end."""
@@ -645,12 +647,8 @@ class WebSocket(RequestAttributes):
             self._inbox.stop()
         if self._closing is not None:
             self._closing.cancel()
-        transport = internals.transport_of(self._server_send)
-        if transport is not None and internals.unsent(transport):
-            # A server waits for ever for a client that does not read its last messages; one that
-            # stops (1012) cannot.
-            linger = conf.DISCONNECT_GRACE if self.close_code == 1012 else LINGER
-            asyncio.get_running_loop().call_later(linger, internals.abort, transport)
+        # A server that stops (1012) cannot wait for a client that does not read.
+        self._link.end(conf.DISCONNECT_GRACE if self.close_code == 1012 else LINGER)
         if self._opened:
             seconds = time.monotonic() - self._opened
             counts = f"{self.messages_in} in, {self.messages_out} out"

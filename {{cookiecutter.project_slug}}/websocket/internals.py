@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
+import signal
 import struct
 import sys
+import traceback
 from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -54,6 +57,30 @@ def unsent(transport: asyncio.Transport) -> int:
     return transport.get_write_buffer_size()
 
 
+def fragments(send: Any) -> int:
+    """Return how many fragments the server keeps of a message whose end has not arrived yet.
+
+    uvicorn (0.54.0, websockets_sansio_impl.py) keeps them in a list, `frames`. The limit for a
+    message's size counts their bytes only. Without this, a client that sends empty fragments
+    without end makes that list grow by a MiB a second.
+    """
+    return len(getattr(getattr(send, "__self__", None), "frames", ()))
+
+
+def peer_has_left(transport: asyncio.Transport) -> bool:
+    """Return whether the other end has closed the connection, without reading from it.
+
+    asyncio and uvloop give the socket away as "socket"; POLLRDHUP is Linux's (man 2 poll). Without
+    it, a client that leaves before its handshake is answered is noticed only by the answer.
+    """
+    server_socket = transport.get_extra_info("socket")
+    if server_socket is None or server_socket.fileno() < 0 or not hasattr(select, "POLLRDHUP"):
+        return False
+    poll = select.poll()
+    poll.register(server_socket.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 def abort(transport: asyncio.Transport) -> None:
     """Drop a connection at once, and with it what is unsent, in the operating system too.
 
@@ -80,6 +107,30 @@ def excuse_bad_text(record: logging.LogRecord) -> bool:
     return True
 
 
+def excuse_bad_frames(record: logging.LogRecord) -> bool:
+    """Log at INFO, without a traceback, that uvicorn failed over what a client sent.
+
+    A filter for the logger "asyncio", to which asyncio and uvloop report an exception in a
+    protocol's `data_received` as fatal. In uvicorn (0.54.0, websockets_sansio_impl.py) these two
+    mean that the client was wrong when the handshake was not answered yet, or after it had sent a
+    close. Without it, any client can fill the log with tracebacks.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    names = ("AssertionError", "InvalidState")
+    if (
+        error is not None
+        and type(error).__name__ in names
+        and any(
+            frame.f_code.co_name == "data_received" and "uvicorn" in frame.f_code.co_filename
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+        )
+    ):
+        record.msg, record.args = "Invalid frames received from client.", ()
+        record.exc_info = None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
+
+
 def lift_header_limits() -> None:
     """Let handshakes have headers as long and as many as page requests may have.
 
@@ -94,6 +145,52 @@ def lift_header_limits() -> None:
         value = os.environ.setdefault(f"WEBSOCKETS_{name}", str(limit))
         if "websockets.http11" in sys.modules:
             setattr(sys.modules["websockets.http11"], name, int(value))
+
+
+def uvicorn_server() -> Any:
+    """Return the uvicorn server that runs in this process's main thread, or None.
+
+    uvicorn (0.54.0, server.py) sets a method of it as the handler of SIGTERM before it starts the
+    lifespan. Without this, requests that are never completed are kept for good, and nobody is
+    warned of an ASGI middleware that hides the transport.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return server if hasattr(server, "server_state") else None
+
+
+def is_unreadable(connection: Any) -> bool:
+    """Return whether a connection of uvicorn's has a handshake that its library could not parse.
+
+    Such as one with a body. uvicorn (0.54.0) hands it over whole and at once, and sets
+    `handshake_initiated` only if it could be parsed; else it does not answer, nor close.
+    """
+    return not getattr(connection, "handshake_initiated", True)
+
+
+def refuse_unreadable(connection: Any) -> int:
+    """Answer such a handshake and close its connection; return the status.
+
+    For some of its reasons, the library websockets (17.4, server.py) has prepared an answer.
+    """
+    answer = b"".join(connection.conn.data_to_send())
+    if not answer:
+        answer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    connection.transport.write(answer)
+    connection.transport.close()
+    return int(answer[9:12])
+
+
+def is_unfinished(connection: Any) -> bool:
+    """Return whether a connection of uvicorn's waits for a request, or for the rest of its headers.
+
+    uvicorn (0.54.0, httptools_impl.py and h11_impl.py) makes a `cycle` once they are complete. It
+    closes connections that wait for another request, with a timer, but not those that have
+    received a part of one.
+    """
+    if not hasattr(connection, "timeout_keep_alive_task") or connection.transport.is_closing():
+        return False
+    cycle = connection.cycle
+    return connection.timeout_keep_alive_task is None and (cycle is None or cycle.response_complete)
 
 
 # asgiref

@@ -17,6 +17,7 @@ _NAMES = {
     "deliveries": ("group_deliveries_total", "Messages that were handed to members of groups."),
     "unread": ("messages_unread_total", "Messages that were dropped: their view only pushes."),
     "dropped": ("group_dropped_total", "Messages that were dropped: their client was too slow."),
+    "flooded": ("flooding_clients_dropped_total", "Clients that were dropped: they do not read."),
     "closed": ("slow_clients_closed_total", "Clients that were closed: they were too slow."),
 }
 

@@ -14,6 +14,8 @@ from django.urls import set_script_prefix
 from websocket import conf, groups, internals, logins, sweep
 from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler
 from websocket.lifecycle import run
+from websocket.link import Link
+from websocket.pending import Pending
 from websocket.protocol import Receive, Scope, Send
 from websocket.refusal import refuse
 from websocket.threads import enter_handshake_thread, enter_shared_thread
@@ -32,6 +34,7 @@ def websockets(app: Application) -> Application:
     if errors := conf.errors():
         raise ImproperlyConfigured(" ".join(errors))
     get_handler()
+    logging.getLogger("asyncio").addFilter(internals.excuse_bad_frames)
     logging.getLogger("uvicorn.error").addFilter(internals.excuse_bad_text)
     internals.lift_header_limits()
 
@@ -50,6 +53,9 @@ def websockets(app: Application) -> Application:
 
 async def lifespan(receive: Receive, send: Send) -> None:
     """Answer the server's startup and shutdown (ASGI, "Lifespan protocol")."""
+    server = internals.uvicorn_server()
+    if server is not None:
+        sweep.add(Pending(server.server_state.connections))
     while True:
         event = await receive()
         if event["type"] == "lifespan.shutdown":
@@ -64,6 +70,7 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[N
 
     (Left to the caller, so that no open socket keeps this coroutine and what is in it.)
     """
+    Link(send).pause()
     sweep.start()  # It also looks after the threads.
     enter_handshake_thread()
     if script_name := settings.FORCE_SCRIPT_NAME or scope.get("root_path"):

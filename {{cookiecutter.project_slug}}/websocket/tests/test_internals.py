@@ -6,12 +6,9 @@ A test here that fails after an update names the function of websocket/internals
 import asyncio
 import functools
 import logging
-import os
-import socket
 import threading
-from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from typing import Any
 
 import uvicorn
 from asgiref.sync import (
@@ -23,68 +20,41 @@ from asgiref.sync import (
 from django.test import SimpleTestCase
 
 from websocket import internals
+from websocket.tests.uvicorn_server import (
+    connect,
+    frame,
+    open_socket,
+    until_left,
+    uvicorn_serves,
+)
+from websocket.tests.wire import until
+
+# Longer than what is allowed of a header's line.
+LONG = b"x" * 2**20
 
 
-@asynccontextmanager
-async def uvicorn_serves(application):
-    """Serve an ASGI application under uvicorn in this event loop, and yield its port."""
-    config = uvicorn.Config(application, lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    listener = socket.create_server(("127.0.0.1", 0))
-    serving = asyncio.create_task(server.serve([listener]))
-    try:
-        async with asyncio.timeout(20):
-            yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        await serving
-
-
-async def open_connection(port, headers=b""):
-    """Return the streams of a WebSocket whose handshake was accepted."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n" % b64encode(os.urandom(16))
-    )
-    writer.write(headers + b"\r\n")
-    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
-    return reader, writer
-
-
-async def until_left(receive):
-    while (await receive())["type"] != "websocket.disconnect":
-        pass
+async def accept(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await until_left(receive)
 
 
 class UvicornTests(SimpleTestCase):
+    def setUp(self):
+        self.sends: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def keep(self, scope, receive, send):
+        """Accept, and keep the server's `send` for the test."""
+        self.sends.put_nowait(send)
+        await accept(scope, receive, send)
+
     async def test_transport_of(self):
-        found: asyncio.Queue[asyncio.Transport | None] = asyncio.Queue()
-
-        async def application(scope, receive, send):
-            await send({"type": "websocket.accept"})
-            found.put_nowait(internals.transport_of(send))
-            await until_left(receive)
-
-        async with uvicorn_serves(application) as port:
-            _, writer = await open_connection(port)
-            transport = await found.get()
+        async with uvicorn_serves(self.keep) as (_, port):
+            _, writer = await open_socket(port)
+            transport = internals.transport_of(await self.sends.get())
             assert transport is not None
             self.assertEqual(transport.get_extra_info("sockname")[1], port)
             self.assertFalse(transport.is_closing())
             writer.close()
-
-    async def test_ping_timeout_of(self):
-        found: asyncio.Queue[float | None] = asyncio.Queue()
-
-        async def application(scope, receive, send):
-            await send({"type": "websocket.accept"})
-            found.put_nowait(internals.ping_timeout_of(send))
-
-        async with uvicorn_serves(application) as port:
-            await open_connection(port)
-            self.assertEqual(await found.get(), 20)
-        self.assertIsNone(internals.ping_timeout_of(print))
 
     async def test_transport_of_a_send_that_hides_it_is_none(self):
         async def send(event):
@@ -92,56 +62,131 @@ class UvicornTests(SimpleTestCase):
 
         self.assertIsNone(internals.transport_of(send))
 
-    async def test_unsent_and_abort(self):
-        unsent: asyncio.Queue[int] = asyncio.Queue()
+    async def test_ping_timeout_of(self):
+        async with uvicorn_serves(self.keep) as (_, port):
+            _, writer = await open_socket(port)
+            self.assertEqual(internals.ping_timeout_of(await self.sends.get()), 20)
+            writer.close()
+        self.assertIsNone(internals.ping_timeout_of(print))
 
-        async def application(scope, receive, send):
-            await send({"type": "websocket.accept"})
+    async def test_unsent_and_abort(self):
+        async with uvicorn_serves(self.keep) as (_, port):
+            reader, writer = await open_socket(port)
+            send = await self.sends.get()
             transport = internals.transport_of(send)
             assert transport is not None
-            unsent.put_nowait(internals.unsent(transport))
-            sending = asyncio.create_task(send({"type": "websocket.send", "bytes": bytes(2**25)}))
-            await asyncio.wait([sending])
-            unsent.put_nowait(internals.unsent(transport))
+            self.assertEqual(internals.unsent(transport), 0)
+            await send({"type": "websocket.send", "bytes": bytes(2**25)})
+            self.assertGreater(internals.unsent(transport), 2**23)
             internals.abort(transport)
-            await until_left(receive)
-            unsent.put_nowait(internals.unsent(transport))
-
-        async with uvicorn_serves(application) as port:
-            reader, writer = await open_connection(port)
-            self.assertEqual(await unsent.get(), 0)
-            self.assertGreater(await unsent.get(), 2**23)
-            self.assertEqual(await unsent.get(), 0)
+            self.assertEqual(internals.unsent(transport), 0)
             with self.assertRaises(ConnectionResetError):
                 # What is in the operating system's buffers is dropped as well.
                 await reader.readexactly(2**25)
             writer.close()
 
-    async def test_excuse_bad_text(self):
-        async def application(scope, receive, send):
-            await send({"type": "websocket.accept"})
-            await until_left(receive)
+    async def test_fragments(self):
+        async with uvicorn_serves(self.keep) as (_, port):
+            _, writer = await open_socket(port)
+            send = await self.sends.get()
+            self.assertEqual(internals.fragments(send), 0)
+            writer.write(frame(1, b"a", fin=False) + frame(0, fin=False) * 9)
+            await until(lambda: internals.fragments(send) == 10)
+            writer.close()
+        self.assertEqual(internals.fragments(print), 0)
 
+    async def test_peer_has_left(self):
+        async with uvicorn_serves(self.keep) as (_, port):
+            _, writer = await open_socket(port)
+            transport = internals.transport_of(await self.sends.get())
+            assert transport is not None
+            transport.pause_reading()
+            self.assertFalse(internals.peer_has_left(transport))
+            writer.close()
+            await until(lambda: internals.peer_has_left(transport))
+            transport.resume_reading()
+            await until(lambda: not internals.peer_has_left(transport))  # It is closed.
+
+    async def test_excuse_bad_text(self):
         logging.getLogger("uvicorn.error").addFilter(internals.excuse_bad_text)
         with self.assertLogs("uvicorn.error") as logs:
-            async with uvicorn_serves(application) as port:
-                reader, writer = await open_connection(port)
-                writer.write(b"\x81\x81\0\0\0\0\xff")
+            async with uvicorn_serves(accept) as (_, port):
+                reader, writer = await open_socket(port)
+                writer.write(frame(1, b"\xff"))
                 self.assertEqual((await reader.readexactly(4))[2:], (1007).to_bytes(2))
                 writer.close()
         self.assertIn("Invalid UTF-8", "".join(logs.output))
         self.assertNotIn("ERROR", "".join(logs.output))
         self.assertNotIn("Traceback", "".join(logs.output))
 
-    async def test_lift_header_limits(self):
-        async def application(scope, receive, send):
-            await send({"type": "websocket.accept"})
+    async def test_excuse_bad_frames(self):
+        async def hesitate(scope, receive, send):
+            await until_left(receive)
 
+        logging.getLogger("asyncio").addFilter(internals.excuse_bad_frames)
+        early, late = frame(3), frame(1, b"\xff") + frame(8)
+        for application, ask, data in ((hesitate, connect, early), (accept, open_socket, late)):
+            with self.assertLogs("asyncio") as logs:
+                async with uvicorn_serves(application) as (server, port):
+                    reader, writer = await ask(port)
+                    await until(lambda: bool(server.server_state.tasks))
+                    writer.write(data)
+                    await reader.read()
+                    writer.close()
+            self.assertEqual(logs.output, ["INFO:asyncio:Invalid frames received from client."])
+
+    async def test_lift_header_limits(self):
         internals.lift_header_limits()
-        long, many = b"Cookie: a=%b\r\n" % (b"x" * 9000), b"X: x\r\n" * 200
-        async with uvicorn_serves(application) as port:
-            for headers in (long, many):
-                _, writer = await open_connection(port, headers)
+        async with uvicorn_serves(accept) as (_, port):
+            for headers in ([b"Cookie: a=" + b"x" * 9000], [b"X: x"] * 200):
+                _, writer = await open_socket(port, *headers)
+                writer.close()
+
+    def test_uvicorn_server(self):
+        server = uvicorn.Server(uvicorn.Config(accept))
+        with server.capture_signals():  # In the main thread, where it is the process's server.
+            self.assertIs(internals.uvicorn_server(), server)
+        self.assertIsNone(internals.uvicorn_server())
+
+    async def test_is_unreadable_and_refuse_unreadable(self):
+        async with uvicorn_serves(accept) as (server, port):
+            connections = server.server_state.connections
+            for header, status in ((b"Content-Length: 1\r\n\r\n1", 400), (b"X: " + LONG, 431)):
+                reader, writer = await connect(port, header)
+                await until(lambda: any(map(internals.is_unreadable, connections)))
+                (connection,) = connections
+                self.assertEqual(internals.refuse_unreadable(connection), status)
+                answer = await reader.read()
+                self.assertTrue(answer.startswith(f"HTTP/1.1 {status} ".encode()), answer)
+                writer.close()
+            _, writer = await open_socket(port)
+            self.assertFalse(any(map(internals.is_unreadable, connections)))
+            writer.close()
+
+    async def test_is_unfinished(self):
+        async def application(scope, receive, send):
+            answering.set()
+            await may_answer.wait()
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+        def unfinished():
+            return [internals.is_unfinished(connection) for connection in connections]
+
+        for http in ("httptools", "h11"):
+            answering, may_answer = asyncio.Event(), asyncio.Event()
+            async with uvicorn_serves(application, http=http) as (server, port):
+                connections = server.server_state.connections
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                await until(lambda: unfinished() == [True])  # Nothing has come yet.
+                writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                await answering.wait()
+                self.assertEqual(unfinished(), [False])
+                may_answer.set()
+                await reader.readuntil(b"\r\n\r\n")
+                self.assertEqual(unfinished(), [False])  # uvicorn closes it soon.
+                writer.write(b"GET / HTTP/1.1\r\n")
+                await until(lambda: unfinished() == [True])
                 writer.close()
 
 

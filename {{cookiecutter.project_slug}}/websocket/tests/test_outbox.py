@@ -74,6 +74,12 @@ class SlowClient(ClientSocket):
     def is_closing(self) -> bool:
         return self.is_aborted
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
 
 @asynccontextmanager
 async def connect_slow(path: str) -> AsyncIterator[Any]:

@@ -90,6 +90,8 @@ class Transport(asyncio.Transport):
     """What uvicorn keeps of a connection below ASGI."""
 
     aborted = closing = False
+    reading = True
+    unsent = 0
 
     def abort(self) -> None:
         self.aborted = True
@@ -97,8 +99,14 @@ class Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closing
 
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.unsent
 
 
 class ServerWithTransport(Server):
@@ -107,6 +115,7 @@ class ServerWithTransport(Server):
     def __init__(self, *events: Event) -> None:
         super().__init__(*events)
         self.transport = Transport()
+        self.frames: list[bytes] = []
 
 
 class GoneServer(Server):
