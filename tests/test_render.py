@@ -50,6 +50,7 @@ chat/views.py
 compose.yaml
 docs/adopting.md
 docs/from-channels.md
+docs/security.md
 manage.py
 project/__init__.py
 project/asgi.py
@@ -340,3 +341,11 @@ def test_git_ignores_what_is_made_on_this_machine_and_nothing_else(
         cwd=project,
     )
     assert ignored.stdout.split() == sorted([".env", *made])
+
+
+def test_the_page_on_security_names_each_setting(render: Callable[..., Path]) -> None:
+    project = render()
+    conf = (project / "websocket" / "conf.py").read_text()
+    settings = {f"WEBSOCKET_{name}" for name in re.findall(r"^([A-Z_]+): ", conf, re.MULTILINE)}
+    page = (project / "docs" / "security.md").read_text()
+    assert set(re.findall("WEBSOCKET_[A-Z_]+", page)) == settings
