@@ -153,10 +153,13 @@ def running_postgres(role: str = "") -> Iterator[Postgres]:
 
 
 class Wire:
-    """What lies between a program and a server, and can fall silent: a proxy for TCP."""
+    """What lies between a program and a server, and can fail or be slow: a proxy for TCP."""
 
     def __init__(self, target: int) -> None:
         self.target = target
+        #: Seconds that it takes whatever is sent.
+        self.delay = 0.0
+        self.is_mended = True
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         self.sockets: list[socket.socket] = []
@@ -167,6 +170,9 @@ class Wire:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self.listener.accept()
+                if not self.is_mended:
+                    client.close()
+                    continue
                 server = socket.create_connection(("127.0.0.1", self.target))
                 self.sockets += [client, server]
                 for pair in ((client, server), (server, client)):
@@ -176,6 +182,7 @@ class Wire:
     def forward(self, source: socket.socket, target: socket.socket, cut: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(2**16):
+                time.sleep(self.delay)
                 if not cut.is_set():
                     target.sendall(data)
             target.shutdown(socket.SHUT_WR)
@@ -184,6 +191,14 @@ class Wire:
         """Lose all that is sent over the connections of now; new ones work."""
         self.cut.set()
         self.cut = threading.Event()
+
+    def tear(self) -> None:
+        """End the connections of now, and let no others through until it is mended."""
+        self.is_mended = False
+        self.hang_up()
+
+    def mend(self) -> None:
+        self.is_mended = True
 
     def hang_up(self) -> None:
         """End the connections of now."""

@@ -28,7 +28,6 @@ print(client.cookies["sessionid"].value)
 @pytest.fixture(scope="module")
 def postgres(project: Project) -> Iterator[str]:
     """The URL of a migrated database."""
-    project.run("-m", "pip", "install", "--quiet", "-e", ".[postgres]")
     with running_postgres() as server:
         project.run("manage.py", "migrate", env={**project.env, "DATABASE_URL": server.url})
         yield server.url

@@ -2,16 +2,13 @@
 
 import asyncio
 import contextlib
-import socket
-import threading
-import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Project, Server
-from services import free_ports, need, running
+from conftest import PATIENCE, Project, Server
+from services import Redis, Wire, running_redis
 from sites import RawClient, cookie_of, frame, get, quiet, serving
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as async_connect
@@ -30,12 +27,12 @@ async def connect(server: Server, path: str, cookie: str) -> AsyncIterator[Clien
 def log_out(server: Server, cookie: str) -> None:
     """Log out, and return once the page says so."""
     request = urllib.request.Request(f"{server.url}/log-out/", headers={"Cookie": cookie})
-    urllib.request.urlopen(request, timeout=30).close()
+    urllib.request.urlopen(request, timeout=PATIENCE).close()
 
 
 async def closed(client: ClientConnection) -> int | None:
     """Wait until the server closes a connection, and return the close code."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await client.wait_closed()
     return client.close_code
 
@@ -106,77 +103,28 @@ def test_a_view_gets_nothing_more_from_a_deactivated_user_who_does_not_read(site
 # --- with Redis --------------------------------------------------------------------------------
 
 
-class Cable:
-    """A way to a server that a test can make longer, and cut."""
-
-    def __init__(self, port: int) -> None:
-        self.to = port
-        self.delay = 0.0
-        self.is_cut = False
-        self.sockets: set[socket.socket] = set()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self.listener.accept()
-                if self.is_cut:
-                    client.close()
-                    continue
-                server = socket.create_connection(("127.0.0.1", self.to))
-                self.sockets |= {client, server}
-                for ends in ((client, server), (server, client)):
-                    threading.Thread(target=self.carry, args=ends, daemon=True).start()
-
-    def carry(self, source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(2**16):
-                time.sleep(self.delay)
-                target.sendall(data)
-        with contextlib.suppress(OSError):
-            target.shutdown(socket.SHUT_RDWR)
-
-    def cut(self) -> None:
-        self.is_cut = True
-        for end in self.sockets:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def mend(self) -> None:
-        self.is_cut = False
-
-    def close(self) -> None:
-        self.cut()
-        self.listener.close()
-
-
 @pytest.fixture(scope="module")
-def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    (port,) = free_ports(1)
-    folder = tmp_path_factory.mktemp("redis")
-    options = ("--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no")
-    with running(need("redis-server"), "--port", str(port), *options, port=port):
-        yield port
+def redis() -> Iterator[Redis]:
+    with running_redis() as redis:
+        yield redis
 
 
 @pytest.fixture
-def cable(redis_port: int) -> Iterator[Cable]:
-    with contextlib.closing(Cable(redis_port)) as cable:
-        yield cable
+def wire(redis: Redis) -> Iterator[Wire]:
+    with contextlib.closing(Wire(redis.port)) as wire:
+        yield wire
 
 
 @pytest.fixture
 def servers(
-    project: Project, tmp_path: Path, redis_port: int, cable: Cable
+    project: Project, tmp_path: Path, redis: Redis, wire: Wire
 ) -> Iterator[tuple[Server, Server]]:
-    """Two servers of one site, of which the first reaches Redis by the cable."""
+    """Two servers of one site, of which the first reaches Redis by the wire."""
     env = {"DJANGO_SETTINGS_MODULE": "groupsite.settings", "WEBSOCKET_REDIS_TIMEOUT": "5"}
-    first = {**env, "REDIS_URL": f"redis://127.0.0.1:{cable.port}/0"}
+    first = {**env, "REDIS_URL": f"redis://127.0.0.1:{wire.port}/0"}
     second = {
         **env,
-        "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+        "REDIS_URL": redis.url,
         "DATABASE_URL": f"sqlite:///{tmp_path}/first/site.sqlite3",
     }
     with (
@@ -187,12 +135,12 @@ def servers(
 
 
 def test_a_slow_redis_has_confirmed_the_subscription_before_a_socket_opens(
-    servers: tuple[Server, Server], cable: Cable
+    servers: tuple[Server, Server], wire: Wire
 ) -> None:
     server, other = servers
 
     async def talk(cookie: str) -> None:
-        cable.delay = 0.3
+        wire.delay = 0.3
         async with connect(server, "/alone/", cookie) as client:
             await asyncio.to_thread(log_out, other, cookie)
             assert await closed(client) == 3000
@@ -202,7 +150,7 @@ def test_a_slow_redis_has_confirmed_the_subscription_before_a_socket_opens(
 
 
 def test_a_logout_that_a_process_may_have_missed_lets_the_handshakes_decide(
-    servers: tuple[Server, Server], cable: Cable
+    servers: tuple[Server, Server], wire: Wire
 ) -> None:
     server, other = servers
 
@@ -212,10 +160,10 @@ def test_a_logout_that_a_process_may_have_missed_lets_the_handshakes_decide(
             connect(server, "/alone/", bob) as his,
             connect(server, "/echo/", "") as nobodys,
         ):
-            cable.cut()
+            wire.tear()
             await asyncio.to_thread(server.wait_for, "Redis is lost")
             await asyncio.to_thread(log_out, other, ada)
-            cable.mend()
+            wire.mend()
             assert await closed(hers) == await closed(his) == 1012
             await assert_refused(server, "/alone/", ada)
             async with connect(server, "/alone/", bob) as his:

@@ -550,8 +550,9 @@ class MemoryTests(Everything, SimpleTestCase):
 
     def test_a_process_that_was_forked_from_one_that_serves_says_so_too(self) -> None:
         script = (
-            "import asyncio, os; from websocket import groups\n"
+            "import asyncio, os\n"
             "async def serve():\n"
+            "    import os; from websocket import groups\n"
             "    groups.get_hub().is_serving = True\n"
             "    groups.publish('orders', 'from the parent')\n"
             "    if os.fork() == 0:\n"

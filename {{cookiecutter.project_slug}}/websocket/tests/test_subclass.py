@@ -5,6 +5,7 @@ This is how code written for the recipe adds methods of its own.
 
 import functools
 
+from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.test import TestCase
 
@@ -108,7 +109,7 @@ class SubclassTests(TestCase):
             with self.assertRaises(WebSocketDisconnect):
                 await upper.send_message("late")
 
-        user = await get_user_model().objects.acreate(username="ada")
+        user = await sync_to_async(get_user_model().objects.create_user)("ada")
         async with connect_to(view, user=user) as client:
             self.assertEqual(await client.receive_text(), "STARTED")
             await client.send_text("a")
