@@ -20,7 +20,7 @@ from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisc
 from testsite import middleware
 
 if "STUCK_AFTER" in os.environ:
-    threads.STUCK_AFTER = float(os.environ["STUCK_AFTER"])
+    threads.SLOW_AFTER = threads.STUCK_AFTER = float(os.environ["STUCK_AFTER"])
 
 
 def note(text):

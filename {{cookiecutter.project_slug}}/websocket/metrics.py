@@ -47,7 +47,7 @@ def prometheus() -> str:
     lines += _metric(
         "stuck_threads",
         "gauge",
-        "Threads that one job has held for 10 seconds.",
+        "Threads that one job has held for 20 seconds.",
         {"": get_threads().count_stuck()},
     )
     for key, (name, text) in _NAMES.items():

@@ -39,8 +39,15 @@ logger = logging.getLogger("django.websocket")
 #: Seconds for which a thread keeps a connection, however low CONN_MAX_AGE is.
 KEEP = 1.0
 
-#: Seconds after which a job is stuck: those with which settings.py bounds PostgreSQL's, and more.
-STUCK_AFTER = 10.0
+#: Seconds after which a job is taken for stuck: more than a PostgreSQL that is gone can take, with
+#: the time limits of project/settings.py.
+STUCK_AFTER = 20.0
+
+#: Seconds after which nothing new is put behind a job, as long as another thread is left.
+SLOW_AFTER = 1.0
+
+#: Threads for handshakes, for each of WEBSOCKET_THREADS: one, and more in place of slow ones.
+HANDSHAKE_THREADS = 4
 
 
 class DatabaseThread(ThreadPoolExecutor):
@@ -70,10 +77,16 @@ class DatabaseThread(ThreadPoolExecutor):
         job.add_done_callback(self.jobs.discard)
         return job
 
-    def is_stuck(self) -> bool:
-        """Tell whether one job has held the thread for so long that others should avoid it."""
+    def busy_for(self) -> float:
+        """Return for how many seconds the job that runs, if any, has held the thread."""
         running = self.running
-        return running is not None and time.monotonic() - running[0] >= STUCK_AFTER
+        return 0.0 if running is None else time.monotonic() - running[0]
+
+    def is_slow(self) -> bool:
+        return self.busy_for() > SLOW_AFTER
+
+    def is_stuck(self) -> bool:
+        return self.busy_for() > STUCK_AFTER
 
     def look(self) -> bool:
         """Close old connections if the thread is idle; log once where it is stuck.
@@ -158,23 +171,24 @@ class Threads:
         self._turns = itertools.cycle(self.sockets)
 
     def for_socket(self) -> ThreadSensitiveContext:
-        """Return each thread in turn, but no thread that is stuck, unless all are."""
+        """Return each thread in turn, but none that is slow, unless all are."""
         turns = itertools.islice(self._turns, len(self.sockets))
-        working = (context for context in turns if not self.sockets[context].is_stuck())
-        return next(working, None) or next(self._turns)
+        quick = (context for context in turns if not self.sockets[context].is_slow())
+        return next(quick, None) or next(self._turns)
 
     def for_handshake(self) -> ThreadSensitiveContext:
-        """Return the thread with the least to do, or a new one if all that work are busy.
+        """Return the thread with the least to do, or a new one if all that are not slow are busy.
 
-        There are as many as for sockets, and while some are stuck, up to as many again.
+        While the database is away, handshakes that ask it are slow; others should not wait.
         """
         threads = self.handshakes
-        working = [context for context, thread in threads.items() if not thread.is_stuck()]
-        least = min(
-            working or threads, key=lambda context: len(threads[context].jobs), default=None
-        )
-        may_grow = len(working) < conf.THREADS and len(threads) < 2 * conf.THREADS
-        if least is None or (threads[least].jobs and may_grow):
+        quick = [context for context, thread in threads.items() if not thread.is_slow()]
+        least = min(quick or threads, key=lambda context: len(threads[context].jobs), default=None)
+        if least is None or (
+            threads[least].jobs
+            and len(quick) < conf.THREADS
+            and len(threads) < HANDSHAKE_THREADS * conf.THREADS
+        ):
             return self._add(threads, f"handshake-{len(threads)}")
         return least
 
@@ -191,7 +205,7 @@ class Threads:
     def are_stuck(self) -> bool:
         """Tell whether no thread is left for sockets, or none for handshakes."""
         groups = [self.sockets.values()]
-        if len(self.handshakes) == 2 * conf.THREADS:
+        if len(self.handshakes) == HANDSHAKE_THREADS * conf.THREADS:
             groups.append(self.handshakes.values())
         return any(all(thread.is_stuck() for thread in threads) for threads in groups)
 

@@ -144,7 +144,8 @@ class StuckThreadsTests(SimpleTestCase):
         self.threads = get_threads()
         self.may_go_on = threading.Event()
         self.addCleanup(self.may_go_on.set)
-        self.enterContext(mock.patch("websocket.threads.STUCK_AFTER", 0))
+        for name in ("SLOW_AFTER", "STUCK_AFTER"):
+            self.enterContext(mock.patch(f"websocket.threads.{name}", 0))
 
     def hold(self, thread):
         started = threading.Event()
@@ -167,19 +168,19 @@ class StuckThreadsTests(SimpleTestCase):
         self.assertEqual({self.threads.for_socket() for _ in range(4)}, set(contexts))
         self.assertTrue(self.threads.are_stuck())
 
-    def test_handshakes_get_as_many_threads_again_and_no_more(self):
-        for number in range(4):
+    def test_handshakes_get_other_threads_up_to_a_limit(self):
+        for number in range(8):
             self.assertEqual(self.threads.count_stuck(), number)
             self.assertFalse(self.threads.are_stuck())
             self.hold(self.threads.handshakes[self.threads.for_handshake()])
         self.assertIn(self.threads.for_handshake(), self.threads.handshakes)
-        self.assertEqual(len(self.threads.handshakes), 4)
+        self.assertEqual(len(self.threads.handshakes), 8)
         self.assertTrue(self.threads.are_stuck())
 
     def test_an_idle_thread_takes_the_next_handshake(self):
         first = self.threads.for_handshake()
         self.assertIs(self.threads.for_handshake(), first)
-        with mock.patch("websocket.threads.STUCK_AFTER", 3600):
+        with mock.patch("websocket.threads.SLOW_AFTER", 3600):
             self.hold(self.threads.handshakes[first])
             second = self.threads.for_handshake()
             self.hold(self.threads.handshakes[second])
