@@ -901,6 +901,7 @@ class StartTests(LifeTestCase):
             sockets[0].start(wait_for_nothing())
 
 
+@override_settings(WEBSOCKET_REDIS_URL="")  # With it, a process also listens to Redis.
 class ServerTests(LifeTestCase):
     async def test_a_server_that_stops_is_not_held_up(self):
         cleaned = []

@@ -7,7 +7,7 @@ import functools
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
-from django.test import TestCase
+from django.test import TestCase, override_settings
 
 from websocket.connection import ReceiveEvent, SendEvent, State, WebSocket, WebSocketDisconnect
 from websocket.groups import apublish, get_hub
@@ -42,6 +42,7 @@ class Upper(WebSocket):
         await self._send({"type": SendEvent.CLOSE, "code": code, "reason": reason})
 
 
+@override_settings(WEBSOCKET_REDIS_URL="")
 class SubclassTests(TestCase):
     async def test_it_serves_the_client_and_no_error_is_logged(self):
         class Greeter(WebSocket):

@@ -302,8 +302,9 @@ class AgeTests(SimpleTestCase):
 
         cursor = self.run_job(begin)
         self.assertTrue(self.run_job(lambda: connection.get_autocommit()))
-        with self.assertRaises(DatabaseError):
-            self.run_job(cursor.fetchone)
+        if connection.vendor == "sqlite":  # Other drivers have read all rows already.
+            with self.assertRaises(DatabaseError):
+                self.run_job(cursor.fetchone)
 
     def test_an_idle_thread_closes_its_old_connection(self):
         def is_connected():
