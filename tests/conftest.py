@@ -99,7 +99,7 @@ def make_venv(path: Path, *packages: str | Path, **options: Any) -> Path:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The template as a fresh clone has it: without what tools leave behind."""
     leftovers = shutil.ignore_patterns(
-        *("*_cache", ".git", ".hypothesis", ".venv", "__pycache__", "demo", "node_modules")
+        *("*_cache", ".git", ".venv", "__pycache__", "demo", "node_modules")
     )
     path = tmp_path_factory.mktemp("clone") / "template"
     return Path(shutil.copytree(TEMPLATE, path, ignore=leftovers))
@@ -175,7 +175,7 @@ def project(render: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "project.made").exists():
             shutil.copytree(render(), project.path)
-            packages = ("-e", ".[dev,postgres,redis]", "hypothesis>=6.150")
+            packages = ("-e", ".[dev,postgres,redis]")
             make_venv(folder / "venv", "--compile-bytecode", *packages, cwd=project.path)
             project.run("manage.py", "migrate")
             (folder / "project.made").touch()
