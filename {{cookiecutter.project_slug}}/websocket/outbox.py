@@ -62,7 +62,7 @@ class Outbox:
         if self.is_stopped:
             return
         try:
-            rest = begin(self.server_send(message.event))
+            rest: Any = begin(self.server_send(message.event))
         except Exception as error:
             self._fail(error)
             return
@@ -71,6 +71,8 @@ class Outbox:
         else:
             # In a context of its own, which keeps nothing of the publisher's alive.
             task = asyncio.get_running_loop().create_task(self._send(rest), context=Context())
+            # A task that is cancelled before it has begun never awaits the rest.
+            task.add_done_callback(lambda task: rest.close())
             self.sender = task
 
     def missed(self) -> None:
