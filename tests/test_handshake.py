@@ -80,7 +80,7 @@ def test_login_required_lets_a_user_in(site: Server) -> None:
 
 
 def test_a_host_that_is_not_allowed_is_refused_with_400(production: Server) -> None:
-    with quiet(production, tracebacks=1):
+    with quiet(production):
         response, body = refusal(production, "/echo/", Host="example.com")
     assert response.status == 400
     assert b"<h1>Bad Request (400)</h1>" in body

@@ -5,7 +5,7 @@ import os
 
 import django
 from project.settings import *  # noqa: F403
-from project.settings import DATABASES, MIDDLEWARE
+from project.settings import DATABASES, LOGGING, MIDDLEWARE
 
 ROOT_URLCONF = "testsite.urls"
 MIDDLEWARE = [
@@ -52,8 +52,9 @@ EMAIL_FILE_PATH = os.environ.get("EMAIL_FILE_PATH")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
+    "filters": LOGGING["filters"],
     "handlers": {
-        "console": {"class": "logging.StreamHandler"},
+        "console": {"class": "logging.StreamHandler", "filters": ["one_line_for_visitors"]},
         "mail": {"class": "django.utils.log.AdminEmailHandler", "level": "ERROR"},
     },
     "loggers": {
