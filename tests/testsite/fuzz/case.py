@@ -88,7 +88,7 @@ class Case:
         self.reported = []
         #: The sockets whose `join()` has returned and that have not been asked to leave.
         self.members = {}
-        #: How many messages to groups there were, and the number and group of those delivered.
+        #: How many messages to groups there were; number, group and text of those delivered.
         self.published = 0
         self.delivered = []
         #: The servers of sockets that were to be left out, with the message.
@@ -132,8 +132,7 @@ class Case:
             await asyncio.sleep(pause)
             with contextlib.suppress(ValueError):  # For the group's name.
                 if name == "publish":
-                    self.published += 1
-                    groups.publish(args[0], f"published {self.published}")
+                    groups.publish(args[0], self.make_text())
                 elif name == "apublish":
                     await self.publish(args[0])
                 elif name == "log out":
@@ -167,8 +166,8 @@ class Case:
 
     async def publish(self, group, exclude=None, *, by_id=False):
         """Publish a message, and see that all members got it that could."""
-        self.published += 1
-        number, text = self.published, f"published {self.published}"
+        text = self.make_text()
+        number = self.published
         sockets = {ref() for ref in self.members.get(group, [])} - {None, exclude}
         # Behind a message that waits, this one waits too.
         ready = [socket for socket in sockets if self.can_take(socket)]
@@ -178,10 +177,15 @@ class Case:
             await groups.apublish(group, text, exclude=exclude.id if by_id else exclude)
         except Planned as error:
             raise AssertionError("A member's error reached the publisher.") from error
-        self.delivered.append((number, group))
+        self.delivered.append((number, group, text))
         for socket in ready:
             is_sent = text in self.server_of(socket).sent_texts()
             assert is_sent or not self.can_take(socket), f"{socket!r} did not get {text!r}."
+
+    def make_text(self):
+        """Return a message to a group, with its number and the task that publishes it."""
+        self.published += 1
+        return f"published {self.published} {asyncio.current_task().get_name()}"
 
     def server_of(self, socket):
         return self.servers[int(socket.path[1:])]

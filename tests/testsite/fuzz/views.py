@@ -8,7 +8,7 @@ from websocket.connection import InvalidMessage
 from websocket.counters import counters
 
 from testsite.fuzz.errors import RESPONSES, make_error, raised
-from testsite.fuzz.server import message_of
+from testsite.fuzz.server import check_order, message_of
 
 # Stands for a message that was received, and of which the view was not told.
 UNKNOWN = object()
@@ -144,11 +144,11 @@ class View:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(limit):
                         async for text in subscription:
-                            got.append(int(text.split()[1]))
-        assert got == sorted(set(got)), got
+                            got.append(text)
+        check_order(got)
         wanted = [
-            number
-            for number, name in self.case.delivered
+            text
+            for number, name, text in self.case.delivered
             if name in listening and number > listening[name]
         ]
         if counters["dropped"] == dropped:
