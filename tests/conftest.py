@@ -54,6 +54,14 @@ def pytest_make_collect_report() -> Iterator[None]:
     return report
 
 
+# --- processes ---------------------------------------------------------------------------------
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return two processes for each core: tests wait for half of their time."""
+    return 2 * (os.cpu_count() or 1)
+
+
 # --- commands ----------------------------------------------------------------------------------
 
 
@@ -138,6 +146,21 @@ def render(
     return render
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all of pytest's processes share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block."""
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @dataclass(frozen=True)
 class Project:
     """A rendered project and the virtual environment that it is installed in."""
@@ -162,24 +185,31 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def project(render: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(render: Callable[..., Path], shared: Path) -> Project:
     """The project of the default answers, installed and migrated; no test changes it.
 
     It is made once, by the first of pytest's processes that needs it.
     """
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    project = Project(folder / "my_project", folder / "venv" / "bin" / "python")
-    with open(folder / "project.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "project.made").exists():
+    project = Project(shared / "my_project", shared / "venv" / "bin" / "python")
+    with locked(shared / "project.lock"):
+        if not (shared / "project.made").exists():
             shutil.copytree(render(), project.path)
             packages = ("-e", ".[dev,postgres,redis]")
-            make_venv(folder / "venv", "--compile-bytecode", *packages, cwd=project.path)
+            make_venv(shared / "venv", "--compile-bytecode", *packages, cwd=project.path)
             project.run("manage.py", "migrate")
-            (folder / "project.made").touch()
+            (shared / "project.made").touch()
     return project
+
+
+@pytest.fixture(scope="session")
+def mypy(project: Project, shared: Path) -> Callable[[Path], None]:
+    """A function that checks the types of a project; what it imports is read once for all."""
+
+    def mypy(path: Path) -> None:
+        with locked(shared / "mypy.lock"):
+            project.run("-m", "mypy", "--cache-dir", shared / "mypy_cache", ".", cwd=path)
+
+    return mypy
 
 
 @pytest.fixture

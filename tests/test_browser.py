@@ -269,7 +269,7 @@ def test_the_page_is_connected_again_after_the_server_was_lost(serve, open_page,
     expect(page.locator("#state-detail")).to_have_text(re.compile(r"in \d+ s|now"))
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
     server.restart()
-    expect(state(page)).to_have_text("Connected", timeout=30_000)
+    expect(state(page)).to_have_text("Connected", timeout=90_000)
     say(page, "still here")
     expect(log(page)).to_contain_text("still here")
 
@@ -307,7 +307,7 @@ def test_an_edited_view_is_seen_without_a_restart_by_hand(serve, workshop, open_
     text = views.read_text()
     assert "send_message(message)" in text
     edit(views, text.replace("send_message(message)", "send_message(message.upper())"))
-    expect(page.locator("#beat-text")).to_have_text("HELLO", timeout=30_000)
+    expect(page.locator("#beat-text")).to_have_text("HELLO", timeout=90_000)
     expect(log(page)).not_to_contain_text("HELLO")
 
 

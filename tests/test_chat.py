@@ -189,7 +189,7 @@ def test_one_whose_session_ended_while_the_server_was_away_is_told_too(
     server.restart()
     hurry(ada)
     expect(ada.get_by_role("alert").filter(has_text="You are logged out.")).to_be_visible(
-        timeout=20_000
+        timeout=90_000
     )
     expect(state(ada)).to_have_text("Logged out")
     forget_what_was_refused(complaints)
@@ -224,7 +224,7 @@ Message.objects.filter(text="Two").delete()
     server.restart()
     hurry(ada, grace)
     for page in (ada, grace):
-        expect(state(page)).to_have_text("Connected", timeout=20_000)
+        expect(state(page)).to_have_text("Connected", timeout=90_000)
     say(ada, "Back again")
     after = ["One", "Three", *(f"Missed {number}" for number in range(150)), "Back again"]
     for page in (ada, grace):
@@ -242,7 +242,7 @@ def test_a_message_that_the_server_took_down_with_it_is_sent_again_once(server, 
     server.restart()
     hurry(ada, grace)
     for page in (ada, grace):
-        expect(texts(page)).to_have_text(["In flight"], timeout=20_000)
+        expect(texts(page)).to_have_text(["In flight"], timeout=90_000)
     say(ada, "And another")
     for page in (ada, grace):
         expect(texts(page)).to_have_text(["In flight", "And another"])

@@ -22,7 +22,16 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
-from conftest import Project, Server, clean_environment, free_port, make_venv, run, wait_until
+from conftest import (
+    PATIENCE,
+    Project,
+    Server,
+    clean_environment,
+    free_port,
+    make_venv,
+    run,
+    wait_until,
+)
 from markdown_it import MarkdownIt
 from services import Postgres, Redis, need, running, running_postgres, running_redis
 from websockets.asyncio.client import connect as async_connect
@@ -135,7 +144,7 @@ def webs(deployed: tuple[Project, dict[str, str]]) -> Iterator[list[Web]]:
             servers.append(Web(site, (), {**env, "UVICORN_LOG_LEVEL": "info"}))
         yield servers
         for server in servers:
-            server.stop(20)
+            server.stop(PATIENCE)
             assert "Traceback" not in server.log(), server.log()
     finally:
         for server in servers:
@@ -259,13 +268,14 @@ def caddy(
 
 def wait_for_certificate(proxy: Proxy) -> None:
     """Ask until Caddy, which listens before it has made its certificate, has one to show."""
-    for _ in range(200):
-        try:
+
+    def shows_one() -> bool:
+        with contextlib.suppress(requests.exceptions.SSLError, OSError):
             proxy.browser().get(proxy.url)
-            return
-        except (requests.exceptions.SSLError, OSError):
-            time.sleep(0.05)
-    raise AssertionError("Caddy got no certificate.")
+            return True
+        return False
+
+    wait_until(shows_one, lambda: "Caddy got no certificate.")
 
 
 @pytest.fixture(params=["nginx", "caddy"])
@@ -318,11 +328,18 @@ def test_visitors_do_not_see_what_monitors_do(proxy: Proxy, webs: list[Web]) -> 
 def test_a_message_reaches_the_clients_of_the_other_process(proxy: Proxy) -> None:
     with contextlib.ExitStack() as stack:
         clients: dict[int, ClientConnection] = {}
-        for _ in range(20):
-            client = stack.enter_context(proxy.connect("/room/"))
-            clients.setdefault(json.loads(client.recv(timeout=10))["process"], client)
-            if len(clients) == 2:
-                break
+
+        def both_are_reached() -> bool:
+            """Connect once more: a process that was away is asked again after some seconds."""
+            client = proxy.connect("/room/")
+            process = json.loads(client.recv(timeout=10))["process"]
+            if process in clients:
+                client.close()
+            else:
+                clients[process] = stack.enter_context(client)
+            return len(clients) == 2
+
+        wait_until(both_are_reached, lambda: f"All get to process {[*clients]}.")
         one, other = clients.values()
         one.send("hello")
         assert one.recv(timeout=10) == other.recv(timeout=10) == "hello"
@@ -403,12 +420,14 @@ def test_the_metrics_add_up(webs: list[Web]) -> None:
         (value,) = re.findall(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(value)
 
+    # The tests before this one have closed their sockets, which then leave their groups.
+    wait_until(lambda: metric("websocket_open") == 0, webs[0].log)
     joins = metric("websocket_group_joins_total")
     headers = {"X-Forwarded-Proto": "https"}
     url = f"ws://{HOST}:{webs[0].port}/room/"
     with connect(url, additional_headers=headers, proxy=None) as client:
         client.recv(timeout=10)
-        assert metric("websocket_open") >= 1
+        assert metric("websocket_open") == 1
         assert metric("websocket_group_joins_total") == joins + 1
         deliveries = metric("websocket_group_deliveries_total")
         for text in ("one", "two"):
@@ -498,7 +517,7 @@ def test_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_awa
             await asyncio.sleep(0.05)
 
     async def replace(web: Web) -> None:
-        await asyncio.to_thread(web.stop, 20)
+        await asyncio.to_thread(web.stop, PATIENCE)
         assert await asyncio.to_thread(web.start)
         answer = await asyncio.to_thread(requests.get, f"{web.url}/health/ready", timeout=10)
         assert answer.status_code == 200

@@ -4,7 +4,6 @@ import ast
 import configparser
 import contextlib
 import http.client
-import os
 import re
 import shutil
 import socket
@@ -147,20 +146,23 @@ def pasted(project: Project, readme: str, tmp_path_factory: pytest.TempPathFacto
     return copy
 
 
-def test_django_and_the_linters_find_nothing_to_say_about_the_pasted_code(pasted: Project) -> None:
+def test_django_and_the_linters_find_nothing_to_say_about_the_pasted_code(
+    pasted: Project, mypy: Callable[[Path], None]
+) -> None:
     assert "no issues" in pasted.run("manage.py", "check", "--fail-level", "DEBUG").stdout
     pasted.run("manage.py", "makemigrations", "--check", "--dry-run")
     # Pasted at the end of a file, an import is not where a linter wants it.
     ruff = ("-m", "ruff", "check", "--no-cache", "--ignore", "E402,F811,I001", ".")
     pasted.run(*ruff)
-    pasted.run("-m", "mypy", "--cache-dir", os.devnull, ".")
+    mypy(pasted.path)
 
 
-def test_the_tests_of_the_readme_pass_and_its_views_do_what_it_says(pasted: Project) -> None:
-    more = pasted.path / "users" / "tests" / "test_more.py"
-    more.write_text(MORE_TESTS)
-    assert " passed" in pasted.run("-m", "pytest", "users").stdout
-    more.unlink()
+def test_the_tests_of_the_readme_pass_and_its_views_do_what_it_says(
+    pasted: Project, tmp_path: Path
+) -> None:
+    copy = pasted.copy(tmp_path / "project")
+    (copy.path / "users" / "tests" / "test_more.py").write_text(MORE_TESTS)
+    assert " passed" in copy.run("-m", "pytest", "users").stdout
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here.")
@@ -181,6 +183,7 @@ def test_two_people_talk_in_the_room_of_the_readme(
         page.get_by_role("button", name="Log in").click()
         expect(page.locator("#time")).not_to_be_empty()
 
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         anna, ben = (browser.new_context().new_page() for _ in range(2))

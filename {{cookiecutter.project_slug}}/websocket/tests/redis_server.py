@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import tempfile
 import time
 import unittest
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,13 +23,23 @@ from websocket.groups import close_hub
 COMMAND = shutil.which("redis-server")
 
 
+def free_port() -> int:
+    """Return a free port below those that the system gives to clients.
+
+    One of theirs could be taken while the server is away.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class RedisServer:
     """A Redis that keeps nothing, until `stop()`."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.folder = tempfile.TemporaryDirectory()
         self.start()
@@ -44,7 +55,7 @@ class RedisServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self.is_up():
             assert self.process.poll() is None, "redis-server ended."
             assert time.monotonic() < deadline, "redis-server does not answer."
@@ -143,6 +154,10 @@ class Link:
         self.client.close()
 
 
+#: For tests and blocks in which Redis does not answer: do not wait long for it.
+impatient = override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
+
+
 class OnRedis(SimpleTestCase):
     """Test cases whose groups live in Redis."""
 
@@ -157,7 +172,10 @@ class OnRedis(SimpleTestCase):
         super().setUpClass()
         cls.redis = RedisServer()
         cls.addClassCleanup(cls.redis.stop)
-        cls.redis_settings = override_settings(WEBSOCKET_REDIS_URL=cls.redis.url)
+        # Longer than any machine is busy: a test in which Redis does not answer is `impatient`.
+        cls.redis_settings = override_settings(
+            WEBSOCKET_REDIS_TIMEOUT=20, WEBSOCKET_REDIS_URL=cls.redis.url
+        )
         cls.redis_settings.enable()
 
     @classmethod
