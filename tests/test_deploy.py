@@ -61,13 +61,15 @@ async def seen(socket):
     })
 """
 
-# Publishes a number, says when it began and when it had, and goes on until it is stopped.
+# Publishes a number, says when it began and when it had, and goes on until it is asked to stop.
 PUBLISHER = """
-import itertools, time
+import itertools, signal, threading, time
 import django
 django.setup()
 from websocket.groups import publish
-for number in itertools.count():
+may_stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *args: may_stop.set())
+for number in itertools.takewhile(lambda number: not may_stop.is_set(), itertools.count()):
     began = time.time()
     publish("room", str(number))
     print(number, began, time.time(), flush=True)

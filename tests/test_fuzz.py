@@ -6,4 +6,4 @@ from sites import TESTS
 
 def test_no_order_of_events_and_no_view_leaves_anything_behind(project: Project) -> None:
     environment = {**project.env, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(TESTS)}
-    project.run("-m", "testsite.fuzz", "0", "0", "3000", env=environment)
+    project.run("-m", "testsite.fuzz", "0", "0", "2000", env=environment)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import PATIENCE, Project, Server, run
-from services import Redis, running_redis
+from services import Redis, Wire, running_redis
 from sites import cookie_of, get, quiet, serving
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -392,17 +392,19 @@ def test_logging_out_closes_the_sockets_in_all_processes_within_a_second(workers
         asyncio.run(crowd())
 
 
+async def until(load: Any, wanted: str) -> None:
+    """Wait until a message was published well, or went wrong."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            went, seconds = json.loads(await load.recv())
+            assert seconds < 5, "Publishing took too long."
+            if went == wanted:
+                return
+
+
 def test_a_redis_that_is_killed_and_comes_back_is_found_again(
     project: Project, tmp_path: Path, redis: Redis
 ) -> None:
-    async def until(load: Any, wanted: str) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                went, seconds = json.loads(await load.recv())
-                assert seconds < 5, "Publishing took too long."
-                if went == wanted:
-                    return
-
     async def crowd(server: Server) -> None:
         async with (
             joined(server, "/room/a/", 10) as members,
@@ -427,6 +429,31 @@ def test_a_redis_that_is_killed_and_comes_back_is_found_again(
         log = server.log()
         assert "Traceback" not in log, log
         assert log.count("Redis is lost") == log.count("Redis is back.") == 1
+
+
+def test_a_redis_that_hangs_up_again_and_again_is_lost_and_found_without_a_traceback(
+    project: Project, tmp_path: Path, redis: Redis
+) -> None:
+    # With uvloop, a connection that ends while redis-py opens it is a RuntimeError.
+    async def talk(server: Server, wire: Wire) -> None:
+        async with (
+            joined(server, "/room/a/", 1) as (member,),
+            connect(f"{server.ws}/load/a/") as load,
+        ):
+            for _ in range(30):
+                await until(load, "well")
+                wire.tear()
+                for _ in range(3):
+                    await until(load, "wrong")
+                wire.mend()
+            await until(load, "well")
+            await member.until(member.size + 8)
+
+    with contextlib.closing(Wire(redis.port)) as wire:
+        env = {**SITE, "REDIS_URL": f"redis://127.0.0.1:{wire.port}/0"}
+        with serving(project, tmp_path, *NO_PINGS, "--loop", "uvloop", **env) as server:
+            asyncio.run(talk(server, wire))
+            assert "Traceback" not in server.log(), server.log()
 
 
 def test_sockets_that_use_no_groups_need_no_redis(project: Project, tmp_path: Path) -> None:

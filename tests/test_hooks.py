@@ -69,12 +69,12 @@ def test_a_bad_slug_is_refused_in_one_line_and_leaves_nothing_behind(
     rule: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    before = set(tmp_path_factory.getbasetemp().rglob("*"))
+    before = set(tmp_path_factory.getbasetemp().iterdir())
     with pytest.raises(FailedHookException, match="exit status: 1"):
         render(project_slug=slug)
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"project_slug {slug!r} is refused: {rule}")
-    (folder,) = set(tmp_path_factory.getbasetemp().rglob("*")) - before
+    (folder,) = set(tmp_path_factory.getbasetemp().iterdir()) - before
     assert list(folder.iterdir()) == []
 
 

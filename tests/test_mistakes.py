@@ -63,7 +63,7 @@ def last_line_of_start(project: Project, **env: str) -> str:
 NOT_WITH_PATH = "Mount a socket view with websocket(), not with path()."
 PAGE = (
     "WARNING django.websocket: The handshake at /{}/ was answered with a page (status 200): mount "
-    "a page's view with path(), not with websocket(), and refuse a handshake with an error's "
+    "a page's view with path(), not with websocket(), and refuse a handshake with an error "
     "status."
 )
 
@@ -84,7 +84,7 @@ OPENED = {
     "page_with_a_form/": "A socket is not a request: use `socket.request`, or mount a page's view "
     "with path().",
     "not_async/": "TypeError: The socket view mistakesite.views.not_async returned None: is it "
-    "async? (And without yield: it sends with `await socket.send_text()`.)",
+    "async? (It must not yield: send with `await socket.send_text()`.)",
     "sends_a_str/": "TypeError: send() takes an ASGI event with a type, not 'hello': to send a "
     "message, use send_text(), send_bytes() or send_json().",
     "sends_a_dict_as_text/": "TypeError: send_text() takes a str, not a dict: use send_json().",

@@ -1,7 +1,7 @@
 """Close sockets when their user logs out, is deactivated or deleted, or changes the password.
 
-This holds for sockets whose view, or a decorator on it, has looked at `socket.user`, and for those
-of a `WebSocketView`.
+This applies to sockets whose view, or a decorator on it, has read `socket.user`, and to those of a
+`WebSocketView`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ logger = logging.getLogger("django.websocket")
 
 
 def disconnect(who: AbstractBaseUser | str) -> None:
-    """Close a user's sockets, or those of the session with this key, with 3000, in all processes.
+    """Close the sockets of a user, or of the session with this key, with 3000 in all processes.
 
-    From sync code. The user may connect again, if the session still allows it. Raises
+    Call it from sync code. The user may connect again, if the session still allows it. Raises
     `PublishError` as `publish` does.
     """
     if isinstance(who, str):
@@ -66,46 +66,44 @@ def on_login(request: Any, **kwargs: Any) -> None:
 def on_logout(request: Any, user: Any, **kwargs: Any) -> None:
     """Close the sockets of a session once Django has flushed it.
 
-    The signal comes before that, when a client that is told could still connect again.
+    The signal comes before that, while a client whose socket is closed could still connect again.
     """
     session = getattr(request, "session", None)
     name = name_of(session)
     if session is None or name is None:
         return
     pk = session.get(SESSION_KEY) or getattr(user, "pk", None)
-    flush, aflush = session.flush, getattr(session, "aflush", session.flush)
+    flush = session.flush
 
     def flush_and_tell() -> None:
         flush()
         _tell_ended(session, name, pk)
 
-    async def aflush_and_tell() -> None:
-        await aflush()
-        await sync_to_async(_tell_ended)(session, name, pk)
-
     if pk is not None:
-        session.flush, session.aflush = flush_and_tell, aflush_and_tell
+        session.flush = flush_and_tell
+        # One job in a thread: a view that is cancelled does both or neither.
+        session.aflush = sync_to_async(flush_and_tell)
 
 
 def on_save(instance: Any, created: bool, update_fields: Any, using: str, **kwargs: Any) -> None:
-    """Close the sockets of a user who is no longer active, or has another password by now."""
+    """Close the sockets of a user who was deactivated or has a new password."""
     if created or (update_fields and not {"is_active", "password"} & set(update_fields)):
         return
     _tell(f"user {digest_password(instance) if instance.is_active else '-'} {instance.pk}", using)
 
 
 def on_delete(instance: Any, using: str, **kwargs: Any) -> None:
-    """Close the sockets of a user who is no more."""
+    """Close the sockets of a deleted user."""
     _tell(f"user - {instance.pk}", using)
 
 
 def _tell_ended(session: Any, name: str, pk: Any) -> None:
-    model = getattr(session, "model", None)  # Sessions in a cache are in no transaction.
+    model = getattr(session, "model", None)  # Cached sessions are in no transaction.
     _tell(f"ended {digest_of(name)} {pk}", model and router.db_for_write(model))
 
 
 def _tell(text: str, using: str | None) -> None:
-    """Publish once the change to the database is committed; a Redis that is away undoes nothing."""
+    """Publish after the database commit; an unreachable Redis does not undo the change."""
 
     def publish() -> None:
         try:
@@ -130,9 +128,9 @@ def connect_receivers() -> None:
 
 
 def connect_model(sender: Any, **kwargs: Any) -> None:
-    """Hear of users that are saved or deleted by way of this model, if it is one of users.
+    """Connect a model's signals if it is the user model, or its proxy, parent or child.
 
-    Django's signals do not tell of a model to the receivers for its proxies, parents and children.
+    Django does not send a model's signals to the receivers for its proxies, parents and children.
     """
     user_model: Any = get_user_model()._meta.concrete_model
     model = sender._meta.concrete_model

@@ -1,4 +1,4 @@
-"""System checks: the mistakes that `manage.py check` finds."""
+"""System checks for mistakes, which `manage.py check` reports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_application(**kwargs: Any) -> list[CheckMessage]:
     return [
         Warning(
             f"ASGI_APPLICATION is {path!r}, which is not wrapped with websockets().",
-            hint="application = websockets(get_asgi_application()), in the module it names.",
+            hint="Write application = websockets(get_asgi_application()) in that module.",
             id="websocket.W001",
         )
     ]
@@ -44,7 +44,7 @@ def check_server(**kwargs: Any) -> list[CheckMessage]:
     if not (_version("websockets") or _version("wsproto")):
         messages.append(
             Warning(
-                "uvicorn finds no WebSocket library: it takes handshakes for plain requests.",
+                "uvicorn finds no WebSocket library: it treats handshakes as plain requests.",
                 hint="pip install 'uvicorn[standard]'",
                 id="websocket.W002",
             )
@@ -79,7 +79,7 @@ def check_runserver(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_name(**kwargs: Any) -> list[CheckMessage]:
-    """Check that no installed distribution has a module of this app's name."""
+    """Check that no installed distribution has a module with this app's name."""
     if _version("websocket-client") is None:
         return []
     return [
@@ -124,8 +124,8 @@ def check_processes(**kwargs: Any) -> list[CheckMessage]:
         return []
     return [
         Info(
-            "WEBSOCKET_REDIS_URL is empty: groups live in the memory of one process. What other "
-            "processes publish (workers, commands, a second server) does not reach its sockets.",
+            "WEBSOCKET_REDIS_URL is empty: groups live in the memory of one process. Messages "
+            "from other processes (workers, commands, a second server) do not reach its sockets.",
             hint="If there are several processes, set REDIS_URL in the environment.",
             id="websocket.I001",
         )

@@ -1,6 +1,6 @@
-"""The app's settings: each is Django's setting WEBSOCKET_<name>, or the default given here.
+"""The app's settings: WEBSOCKET_<name> in Django's settings, or the default given here.
 
-They are read once and not for every message, and again when a test overrides one.
+They are read once, not for every message, and read again when a test overrides one.
 """
 
 from importlib.util import find_spec
@@ -13,13 +13,13 @@ from django.core.signals import setting_changed
 #: Seconds that a view may go on after its connection has ended; then it is cancelled.
 DISCONNECT_GRACE: float = 2.0
 
-#: Bytes that a client's message may have: a larger one closes the connection with 1009.
+#: The most bytes that a client's message may have: a larger one closes the connection with 1009.
 MAX_MESSAGE_SIZE: int = 1024 * 1024
 
-#: Bytes of its groups' messages that are kept for each client that is slow to read.
+#: Bytes of group messages that are kept for each client that is slow to read.
 OUTBOX_SIZE: int = 1024 * 1024
 
-#: The prefix of the names of Redis channels, so that projects can share a server.
+#: The prefix of Redis channel names, so that projects can share a server.
 REDIS_PREFIX: str = "websocket:"
 
 #: Seconds to wait for a connection to Redis, and for each of its answers.
@@ -28,12 +28,13 @@ REDIS_TIMEOUT: float = 2.0
 #: The Redis server that the groups use. If this is empty, they live in the memory of one process.
 REDIS_URL: str = ""
 
-#: What to do if OUTBOX_SIZE is not enough for a client: "close" closes its connection with 1013,
-#: "drop" drops the oldest messages.
+#: The action if a client exceeds OUTBOX_SIZE: "close" closes its connection with 1013, "drop" drops
+#: the oldest messages.
 SLOW_CLIENT: str = "close"
 
-#: The number of threads that the sockets of one process share, and at the most that of those for
-#: its handshakes. Each thread has its database connections.
+#: The number of threads that the sockets of one process share. Its handshakes have threads of
+#: their own: as many, and up to four times as many while some are slow. Each thread has its own
+#: database connections.
 THREADS: int = 8
 
 _DEFAULTS = {name: value for name, value in globals().items() if name.isupper()}
@@ -49,7 +50,7 @@ setting_changed.connect(_read_settings)
 
 
 def errors() -> list[str]:
-    """Return a sentence for each setting whose value cannot work."""
+    """Return an error message for each setting with an invalid value."""
     wanted = {
         "DISCONNECT_GRACE": (_is_number(DISCONNECT_GRACE), "a number of seconds, 0 or more"),
         "MAX_MESSAGE_SIZE": (_is_whole(MAX_MESSAGE_SIZE), "a whole number of bytes, 1 or more"),
@@ -68,7 +69,7 @@ def errors() -> list[str]:
         if not is_valid
     ]
     if REDIS_URL and not _is_redis_url(REDIS_URL):
-        # Without its value, which may have a password in it.
+        # Without its value, which may contain a password.
         found.append(
             "WEBSOCKET_REDIS_URL is not a URL such as redis://localhost:6379/0, in which a "
             "password is percent-encoded."
@@ -92,5 +93,5 @@ def _is_redis_url(url: Any) -> bool:
     try:
         parts = urlsplit(str(url))
         return parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
-    except ValueError:  # Such as a "/" in a password, which makes the port no number.
+    except ValueError:  # For example, a "/" in a password makes the port invalid.
         return False

@@ -1,4 +1,4 @@
-"""The answer to a plain request for a socket's URL: 426, or a page to try the socket on."""
+"""The response to a plain request for a socket's URL: 426, or a page to try the socket on."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ logger = logging.getLogger("django.websocket")
 
 
 def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> HttpResponse:
-    """Return 426 (RFC 9110, section 15.5.22); to a browser, with DEBUG on, the console."""
+    """Return 426 (RFC 9110, section 15.5.22), or the console for a browser if DEBUG is on."""
     accepts_html = "text/html" in request.META.get("HTTP_ACCEPT", "")
     if settings.DEBUG and request.method == "GET" and accepts_html:
         return render_console(request, view)
     if request.META.get("HTTP_UPGRADE", "").lower() == "websocket":
         logger.warning(
-            "A handshake came as a plain request: the server has no WebSockets (install "
+            "A handshake arrived as a plain request: the server lacks WebSockets (install "
             "uvicorn[standard]), or the proxy does not pass on `Connection: Upgrade`: %s",
             quote(request.path),
         )
-    response = HttpResponse("This URL is a WebSocket's.", content_type="text/plain", status=426)
+    response = HttpResponse("This URL is for WebSockets.", content_type="text/plain", status=426)
     response["Upgrade"] = "websocket"
     return response
 
 
 def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpResponse:
-    """Return the page on which a developer connects to the view, types and sees the frames."""
+    """Return a page where a developer can connect to the view, send messages and see frames."""
     nonce = secrets.token_urlsafe(16)
     match = request.resolver_match
     context = {
@@ -53,6 +53,6 @@ def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpRespon
 
 
 def name_of(view: Callable[..., Any]) -> str:
-    """Return where a view is defined, such as `users.views.echo`."""
+    """Return the dotted path of a view, such as `users.views.echo`."""
     view = getattr(view, "view_class", view)  # as_view() leaves the class on its function.
     return f"{view.__module__}.{getattr(view, '__qualname__', type(view).__qualname__)}"

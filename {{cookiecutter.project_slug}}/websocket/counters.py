@@ -1,4 +1,4 @@
-"""Counts what has happened since the process started; websocket.metrics shows it to monitors."""
+"""Counters of events since the process started, which websocket.metrics shows to monitors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handshakes as Django requests: through middleware and the URLconf to a socket view."""
+"""Route handshakes as Django requests, through middleware and the URLconf, to a socket view."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ from websocket import internals
 from websocket.connection import WebSocket
 from websocket.console import answer_plain_request, name_of
 from websocket.protocol import Receive, Scope, Send, encode_header
+from websocket.state import Connection
 
 logger = logging.getLogger("django.websocket")
 
-#: An async view, or what a decorator or `as_view()` makes of one: called with a socket and the
-#: URL's arguments, it returns a coroutine, or a response that refuses the handshake.
+#: An async view, or the result of a decorator or `as_view()`. Called with a socket and the URL's
+#: arguments, it returns a coroutine, or a response that refuses the handshake.
 SocketView = Callable[
     Concatenate[WebSocket, ...], Coroutine[Any, Any, HttpResponseBase | None] | HttpResponseBase
 ]
@@ -46,21 +47,21 @@ _SCHEMES = {"ws": "http", "wss": "https"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-# Returns an equal string that it was given before. Not sys.intern: CPython 3.12 never frees an
-# interned string, and clients choose the names of headers.
+# Returns an equal string from an earlier call. Not sys.intern: CPython 3.12 never frees interned
+# strings, and clients choose the names of headers.
 share = functools.lru_cache(maxsize=128)(str)
 
 
 class Handshake(ASGIRequest):
     """The GET request with which a client asks for a WebSocket (RFC 6455, section 4.1)."""
 
-    def __init__(self, socket: WebSocket) -> None:
-        super().__init__({**socket.scope, "method": "GET"}, BytesIO())
-        self.scope = socket.scope
+    def __init__(self, connection: Connection) -> None:
+        super().__init__({**connection.scope, "method": "GET"}, BytesIO())
+        self.scope = connection.scope
         # Open sockets keep their requests: let them share the headers' names.
         self.META = {share(name): value for name, value in self.META.items()}
-        #: Only until the middleware has finished: the socket keeps its request.
-        self.socket = socket
+        #: Deleted once the middleware has finished, because the socket refers to this request.
+        self.socket = WebSocket(connection.scope, connection.receive, connection.send)
 
     def _get_scheme(self) -> str:
         # Not ws or wss: is_secure() knows http and https only.
@@ -69,7 +70,7 @@ class Handshake(ASGIRequest):
 
 
 class SwitchingProtocols(HttpResponse):
-    """The response that lets a handshake through; middleware handles it like any other."""
+    """The response that passes a handshake on to its view; middleware handles it like any other."""
 
     status_code = 101
 
@@ -79,19 +80,19 @@ class SwitchingProtocols(HttpResponse):
         self._view: Coroutine[Any, Any, HttpResponseBase | None] | None = view
 
     def take_view(self) -> Coroutine[Any, Any, HttpResponseBase | None]:
-        """Return the view, to be run."""
+        """Return the view's coroutine, for the caller to run."""
         view, self._view = self._view, None
         assert view is not None
         return view
 
     def __del__(self) -> None:
-        # Middleware returned another response, or the server gave up the handshake meanwhile.
+        # Middleware returned another response, or the server abandoned the handshake meanwhile.
         if self._view is not None:
             self._view.close()
 
 
 class HandshakeHandler(BaseHandler):
-    """Runs handshakes through `settings.MIDDLEWARE`, all of it in one call in a thread."""
+    """Runs handshakes through `settings.MIDDLEWARE`, in a single call in a thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,34 +104,34 @@ class HandshakeHandler(BaseHandler):
 
     def handle(
         self, scope: Scope, receive: Receive, send: Send
-    ) -> tuple[WebSocket, HttpResponseBase]:
-        """Return the socket, and the response: `SwitchingProtocols`, or one that refuses."""
+    ) -> tuple[Connection, HttpResponseBase]:
+        """Return the connection and the response: `SwitchingProtocols` or a refusal."""
         request_started.send(sender=self.__class__, scope=scope)
-        socket = WebSocket(scope, receive, send)
+        connection = Connection(scope, receive, send)
         try:
-            request = Handshake(socket)
+            request = Handshake(connection)
         except UnicodeDecodeError:
-            return socket, HttpResponseBadRequest()
-        socket.request = request
+            return connection, HttpResponseBadRequest()
+        connection.request = request
         response = self.get_response(request)
-        response._handler_class = self.__class__  # type: ignore[attr-defined]
+        internals.set_handler(response, self.__class__)
         del request.socket
         try:
             if isinstance(response, SwitchingProtocols):
                 del response["Content-Length"]  # A 101 has no content (RFC 9110, section 8.6).
-                socket._accept_headers = encode_headers(response)
+                connection.accept_headers = encode_headers(response)
             if not response.streaming:
-                response.close()  # Also sends request_finished, which forgets the URLconf.
+                response.close()  # Also sends request_finished, which resets the URLconf.
                 set_urlconf(getattr(request, "urlconf", None))
         except Exception as error:
             if isinstance(response, SwitchingProtocols):
                 response.take_view().close()
             response = self.respond(request, error)
-        return socket, response
+        return connection, response
 
     def render(self, request: HttpRequest, response: Any) -> HttpResponseBase:
         """Render a response as Django does, for a view that runs after the middleware."""
-        for method in self._template_response_middleware:  # type: ignore[attr-defined]
+        for method in internals.template_middleware(self):
             response = method(request, response)
         rendered: HttpResponseBase = response.render()
         return rendered
@@ -150,7 +151,7 @@ class HandshakeHandler(BaseHandler):
         return convert_exception_to_response(view)(request)  # type: ignore[return-value]
 
     def resolve_request(self, request: HttpRequest) -> ResolverMatch:
-        """Resolve the path as Django does, but raise `Http404` for the view of a page."""
+        """Resolve the path as Django does, but raise `Http404` unless the view is a socket view."""
         match = super().resolve_request(request)
         if not hasattr(match.func, "socket_view"):
             problem = (
@@ -159,7 +160,7 @@ class HandshakeHandler(BaseHandler):
             )
             logger.warning(problem)
             raise Http404(problem)
-        # Not to be kept while the socket is open: it lists all URL patterns before this one.
+        # Do not keep it while the socket is open: it lists all URL patterns before this one.
         match.tried = None
         return match
 
@@ -171,19 +172,19 @@ def get_handler() -> HandshakeHandler:
 
 
 def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
-    """Make a Django view of a socket view.
+    """Wrap a socket view in a Django view.
 
-    It answers a handshake with 101 and the view's coroutine, to be run after the middleware, or
+    It answers a handshake with 101 and the view's coroutine, which runs after the middleware, or
     with 403 if the Origin is foreign. It answers a plain request with 426, or with the console if
     DEBUG is on.
 
-    It is a sync view, because ATOMIC_REQUESTS allows no async ones, and calls the socket view in
-    the handshake's thread. An async function does not start yet; a sync decorator runs here, and
-    may use the database. (Not if MIDDLEWARE is empty: then there is no such thread.)
+    It is a sync view, because ATOMIC_REQUESTS does not support async views, and calls the socket
+    view in the handshake's thread. An async function does not start yet. A sync decorator runs
+    here and may use the database, unless MIDDLEWARE is empty: then there is no such thread.
     """
     if not callable(view) or isinstance(view, type):
         hint = " Use its as_view()." if hasattr(view, "as_view") else ""
-        raise TypeError(f"A socket view is a callable that takes a socket, and not {view!r}.{hint}")
+        raise TypeError(f"A socket view is a callable that takes a socket, not {view!r}.{hint}")
 
     @functools.wraps(view)
     def handshake(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -191,7 +192,7 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
             return answer_plain_request(request, view)
         if not getattr(view, "origin_exempt", False) and not is_origin_allowed(request):
             return forbid_origin(request)
-        # Load now what the view will use: in the event loop, queries are not allowed.
+        # Load the session and the user now: queries are not allowed in the event loop.
         if hasattr(request, "session"):
             request.session.keys()
         if hasattr(request, "user"):
@@ -202,7 +203,7 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
         if not isinstance(response, Coroutine):
             raise TypeError(
                 f"The socket view {name_of(view)} returned {response!r}: is it async? "
-                "(And without yield: it sends with `await socket.send_text()`.)"
+                "(It must not yield: send with `await socket.send_text()`.)"
             )
         return SwitchingProtocols(response)
 
@@ -274,7 +275,7 @@ def forbid_origin(request: HttpRequest) -> HttpResponse:
     return response
 
 
-# Sockets mistaken for requests
+# Sockets mistaken for requests, and vice versa
 
 _OF_SOCKETS = ("accept", "iter_", "join", "receive", "reject", "send")
 

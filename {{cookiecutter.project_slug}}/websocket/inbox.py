@@ -1,8 +1,8 @@
-"""Reading for a view that does not.
+"""Read ahead for a view that does not receive.
 
-A server stops reading a connection whose messages nobody takes. Then it sees neither the client's
-pongs, and closes the connection for want of them, nor that the client leaves, and the view goes on
-for nobody. A view that waits for its client never needs this: its own `receive()` reads.
+A server stops reading from a connection if its messages are not received. It then misses pongs, and
+closes the connection, or misses that the client has left, and the view goes on without a client. A
+view that waits for its client never needs this: its own `receive()` reads.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Final
 from websocket.counters import counters
 from websocket.protocol import Event, Receive, ReceiveEvent, size_of
 
-# Roughly what it costs to keep an event beside its data: empty messages can flood too.
+# The approximate bytes to keep an event besides its data: empty messages can flood too.
 OVERHEAD: Final = 512
 
-# Bytes of messages that are kept, or one message if it is larger; then the client has to wait.
+# Bytes of messages to keep, or one message if it is larger; then the client has to wait.
 SIZE: Final = 64 * 1024
 
 
@@ -47,11 +47,11 @@ class Inbox:
             self.reader = asyncio.create_task(self._read())
 
     def seconds_full(self) -> float:
-        """Return for how long the client has had to wait."""
+        """Return the seconds for which the client has had to wait."""
         return time.monotonic() - self.full_since if self._is_full() else 0.0
 
     def discard(self) -> None:
-        """Drop the messages, those that are kept and those that arrive until the view receives."""
+        """Drop the messages that are kept, and those that arrive until the view receives."""
         self.is_discarding = True
         counters["unread"] += len(self.events)
         self.events.clear()
@@ -63,7 +63,7 @@ class Inbox:
         if self.reader is not None:
             self.reader.cancel()
 
-    def is_idle(self) -> bool:
+    def is_empty(self) -> bool:
         """Return whether nothing is kept and nothing is being read."""
         return not self.events and self.reader is None
 
@@ -93,7 +93,7 @@ class Inbox:
                     continue
                 self.events.append(event)
                 self.size += size_of(event) + OVERHEAD
-                self.full_since = time.monotonic()
+                self.full_since = time.monotonic()  # If this event has filled it.
                 if event["type"] == ReceiveEvent.DISCONNECT:
                     return
         finally:

@@ -1,4 +1,4 @@
-"""The connection below ASGI: what one client can make the server keep, and for how long."""
+"""The connection below ASGI: how much one client can make the server keep, and for how long."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from websocket.protocol import Send
 
 logger = logging.getLogger("django.websocket")
 
-# Bytes of pongs that are kept for a client that does not read them. A pong may have two bytes, for
-# which uvloop keeps 850.
+# Bytes of pongs that are kept for a client that does not read them. For a pong of two bytes, uvloop
+# keeps 850.
 PONGS: Final = 16 * 1024
 
-# Fragments of a message that is not complete yet: the server's limit for its size does not count
-# empty ones.
+# Fragments of an incomplete message that are kept: the server's limit on a message's size does not
+# count empty ones.
 FRAGMENTS: Final = 64 * 1024
 
-# Seconds that a client has to read what was sent before its connection was closed.
+# Seconds that a client has to read data that was sent before its connection was closed.
 LINGER: Final = 30.0
 
 
 class Link:
-    """A client's connection as far as the server shows it; where it does not, this does nothing.
+    """A client's connection, as far as the server exposes it; otherwise, the methods do nothing.
 
     `send` is the server's.
     """
@@ -36,18 +36,18 @@ class Link:
 
     def __init__(self, send: Send) -> None:
         self.send = send
-        #: How many messages had been sent at the last look, and the least that was unsent since.
+        #: The number of messages sent at the last look, and the fewest bytes unsent since then.
         self.messages_out = 0
         self.unsent = 0
         self.deadline = 0.0
 
     @property
     def transport(self) -> asyncio.Transport | None:
-        """asyncio's transport of the connection."""
+        """The connection's asyncio transport."""
         return internals.transport_of(self.send)
 
     def abort(self) -> None:
-        """Drop the connection, and what is unsent with it."""
+        """Drop the connection and its unsent data."""
         if (transport := self.transport) is not None:
             internals.abort(transport)
 
@@ -56,33 +56,46 @@ class Link:
     def pause(self) -> None:
         """Read nothing from the client before its handshake is answered.
 
-        What a client sends before breaks the protocol (RFC 6455, section 4.1): uvicorn would fail
-        over its mistakes, and answer its pings without bound.
+        A client that sends data before that breaks the protocol (RFC 6455, section 4.1): uvicorn
+        would fail on invalid data, and answer pings without limit.
         """
         if (transport := self.transport) is not None:
             transport.pause_reading()
-        elif internals.uvicorn_server() is not None:
+        elif internals.open_connections() is not None:
             function = self.send if hasattr(self.send, "__qualname__") else type(self.send)
             warn_of_hidden_transport(f"{function.__module__}.{function.__qualname__}")
 
     def resume(self) -> None:
-        """Read again: the handshake was accepted."""
+        """Read from the client again, because the handshake was accepted."""
         if (transport := self.transport) is not None:
             transport.resume_reading()
 
     def drop_if_left(self) -> None:
-        """Drop the connection of a client that left before the answer: nobody reads its end."""
+        """Drop the connection if the client left before the answer: the server is not reading."""
         if (transport := self.transport) is not None and internals.peer_has_left(transport):
             internals.abort(transport)
 
     # While it is open
 
+    def is_closing(self) -> bool:
+        """Return whether the server has given up the connection, or is about to."""
+        transport = self.transport
+        return transport is not None and transport.is_closing()
+
+    def patience(self) -> float:
+        """Return the number of seconds for which nothing may be read, including the client's pongs.
+
+        This is half of the server's timeout for a pong, less the second until the next look.
+        """
+        timeout = internals.ping_timeout_of(self.send)
+        return max(0.0, (20.0 if timeout is None else timeout) / 2 - sweep.INTERVAL)
+
     def overflows(self, messages_out: int) -> bool:
-        """Compare with the last look: does the client make the server keep ever more?
+        """Return whether the client makes the server keep ever more, compared with the last look.
 
         A slow client does not, because `send` waits while the transport has more than its
-        high-water mark, 64 KiB. So if no message was sent, what was added are pongs, which uvicorn
-        writes without waiting.
+        high-water mark, 64 KiB. So if no message was sent, the added bytes are pongs, which
+        uvicorn writes without waiting.
         """
         if (transport := self.transport) is None or transport.is_closing():
             return False
@@ -97,14 +110,14 @@ class Link:
     # After the view
 
     def end(self, seconds: float = LINGER) -> None:
-        """Give the client so long to read what is unsent: the server itself would wait for good."""
+        """Give the client `seconds` to read unsent data: the server itself would wait forever."""
         transport = self.transport
         if transport is not None and (internals.unsent(transport) or not transport.is_closing()):
             self.deadline = time.monotonic() + seconds
             sweep.add(self)
 
     def look(self) -> None:
-        """Drop the connection if the time is over, or if the client floods it meanwhile."""
+        """Drop the connection if its time is up, or if the client floods it meanwhile."""
         transport = self.transport
         assert transport is not None
         unsent = internals.unsent(transport)
@@ -121,7 +134,7 @@ def warn_of_hidden_transport(name: str) -> None:
     """Warn, once for each name, of a `send` that is not the server's own."""
     logger.warning(
         "%s stands between uvicorn and the sockets: a client that does not read, or floods its "
-        "connection, cannot be dropped. Wrap it inside of websockets(), or let it pass on the "
-        "`send` of WebSockets as it is.",
+        "connection, cannot be dropped. Put it inside websockets(), or let it pass on the `send` "
+        "of WebSockets unchanged. If it is uvicorn itself, see websocket/internals.py.",
         name,
     )

@@ -1,15 +1,18 @@
-"""What this process knows of its sockets' logins, and what it is told of logouts.
+"""The logins of this process's sockets, and the messages about logouts that end them.
 
-All processes listen to one group, in which websocket.auth publishes a line of text for each logout
-and the like:
+All processes listen to one group, to which websocket.auth publishes a line of text for each logout
+or similar event:
 
-    ended DIGEST PK     a session has ended for good; DIGEST recognises it
-    session DIGEST      the sockets of a session are to be closed
-    user DIGEST PK      sockets of a user are to be closed, unless DIGEST recognises the password
-    user - PK           all sockets of a user are to be closed
+    ended DIGEST PK     a session has ended for good; DIGEST identifies it
+    session DIGEST      close the sockets of a session
+    user DIGEST PK      close a user's sockets, unless DIGEST identifies the user's password
+    user - PK           close all sockets of a user
+
+PK is the user's primary key. It is empty for "session", whose line ends with a space. A process
+that may have missed lines notes "missed" among its own.
 
 A process joins the group before its first handshake reads a session, and keeps the last lines for
-handshakes in progress: whatever ends a session after a handshake has read it is not missed.
+handshakes in progress, so that it misses no line about a session after a handshake has read it.
 """
 
 from __future__ import annotations
@@ -29,49 +32,43 @@ from websocket import groups
 from websocket.protocol import State
 
 if TYPE_CHECKING:
-    from websocket.connection import WebSocket
+    from websocket.state import Connection
 
-# No group of a view can have this name.
+# A view's group cannot have this name.
 GROUP: Final = "@auth"
 
 LOGGED_OUT: Final = (3000, "Logged out.")
 IN_DOUBT: Final = (1012, "Connect again: a logout may have been missed.")
 
-# Messages that are kept for handshakes in progress.
+# The number of messages kept for handshakes in progress.
 RECENT: Final = 1000
 
-# Seconds between two sockets that are closed in doubt, so that not all clients return at once.
+# Seconds between closing two sockets in doubt, so that not all clients reconnect at once.
 PAUSE: Final = 0.005
 
-# Where a session in a signed cookie keeps its name: its key changes whenever it is saved.
+# The item in which a signed-cookie session keeps its name: its key changes with every save.
 NAME: Final = "_websocket_name"
 
 
 class Login:
     """The user and the session that a socket was opened with."""
 
-    __slots__ = ("digest", "ending", "is_used", "name", "pk", "socket", "watcher")
+    __slots__ = ("connection", "digest", "ending", "is_used", "name", "pk", "watcher")
 
-    def __init__(self, socket: WebSocket) -> None:
-        #: None once the connection is over.
-        self.socket: WebSocket | None = socket
-        self.pk = str(getattr(socket.request.user, "pk", ""))
-        self.name = name_of(getattr(socket.request, "session", None))
+    def __init__(self, connection: Connection) -> None:
+        #: None once it is over.
+        self.connection: Connection | None = connection
+        self.pk = str(getattr(connection.request.user, "pk", ""))
+        self.name = name_of(getattr(connection.request, "session", None))
         self.digest: str | None = None
-        #: Whether anything has looked at the user.
+        #: Whether anything has read the user.
         self.is_used = False
         #: The close code and the reason, once the login has ended.
         self.ending: tuple[int, str] | None = None
         self.watcher: Watcher | None = None
 
-    @classmethod
-    def of(cls, socket: WebSocket) -> Login | None:
-        """Return the socket's login, if its user is logged in."""
-        user = getattr(socket.request, "user", None)
-        return cls(socket) if user is not None and user.is_authenticated else None
-
     def use(self) -> None:
-        """Let the socket close with the login, at once if that has ended; from any thread."""
+        """Bind the connection to the login, and close it if that has ended; from any thread."""
         self.is_used = True
         if self.ending is None or self.watcher is None:
             return
@@ -81,14 +78,14 @@ class Login:
             self.watcher.loop.call_soon_threadsafe(self.end, self.ending)
 
     def end(self, ending: tuple[int, str]) -> None:
-        """Note that the login has ended, and close the socket if anything has used it."""
+        """Note that the login has ended, and close the connection if anything has read the user."""
         self.ending = ending
-        if self.is_used and self.socket is not None:
-            self.socket.close_soon(*ending)
+        if self.is_used and self.connection is not None:
+            self.connection.close_soon(*ending)
 
     def forget(self) -> None:
-        """Forget the socket, because its connection is over."""
-        self.socket = None
+        """Forget the connection, because it is over."""
+        self.connection = None
         if self.watcher is not None:
             self.watcher.forget(self)
 
@@ -103,7 +100,7 @@ class Login:
 
     def _is_meant(self, kind: str, digest: str) -> bool:
         if kind == "user":
-            user = self.socket and self.socket.request.user
+            user = self.connection and self.connection.request.user
             return digest == "-" or digest != (digest_password(user) or digest)
         # Computed once, because a message without a primary key is compared with every login.
         if self.digest is None and self.name is not None:
@@ -112,7 +109,7 @@ class Login:
 
 
 class Watcher:
-    """The member of the group that an event loop has for all of its sockets."""
+    """An event loop's member of the group, for all of its sockets."""
 
     id = ""
 
@@ -120,14 +117,14 @@ class Watcher:
         self.loop = hub.loop
         #: The logins of open sockets, by the users' primary keys.
         self.logins: dict[str, list[Login]] = {}
-        #: The number of messages so far, and the last of them.
+        #: The number of messages so far, and the most recent ones.
         self.count = 0
         self.recent: deque[str] = deque(maxlen=RECENT)
         #: The logins that are still to be ended because a message may have been missed.
         self.in_doubt: list[Login] = []
-        #: Done once Redis has confirmed that this process gets the messages, or is late.
+        #: Done once Redis has confirmed that this process gets the messages, or has timed out.
         self.ready = self.loop.create_future()
-        # In a context of its own, which keeps nothing of the first handshake's alive.
+        # In an empty context, so that the task keeps no data of the first handshake alive.
         self._joining = self.loop.create_task(self._join(hub), context=Context())
 
     async def _join(self, hub: groups.Hub) -> None:
@@ -140,13 +137,16 @@ class Watcher:
             self.ready.set_result(None)
 
     def watch(self, login: Login, since: int) -> None:
-        """End a login when a message is about it, or if one after the first `since` was."""
-        if login.socket is None or login.socket.app_state is State.DISCONNECTED:
+        """End a login if a message is about it, now or among those after the first `since`."""
+        connection = login.connection
+        if connection is None or connection.app_state is State.DISCONNECTED:
             return
         login.watcher = self
         self.logins.setdefault(login.pk, []).append(login)
-        # The browser may not have been told yet to delete a cookie whose session has ended.
-        is_in_cookie = isinstance(getattr(login.socket, "session", None), CookieStore)
+        connection.at_end(login.forget)
+        # The browser may not have deleted the cookie of an ended session yet.
+        session = getattr(connection.request, "session", None)
+        is_in_cookie = isinstance(session, CookieStore)
         first = self.count - len(self.recent)
         if since < first:
             login.end(IN_DOUBT)
@@ -172,7 +172,7 @@ class Watcher:
             login.check(text)
 
     def missed(self) -> None:
-        """End all logins, one after the other: the next handshakes decide."""
+        """End all logins one by one; the handshakes that follow check the sessions again."""
         self._note("missed")
         is_ending = bool(self.in_doubt)
         self.in_doubt = list(self._all())
@@ -205,10 +205,10 @@ def get_watcher() -> Watcher:
 
 
 async def listen() -> int:
-    """Wait until this process listens to the group, and return how many messages it has got.
+    """Wait until this process listens to the group, and return the number of messages so far.
 
-    A handshake awaits this before it reads its session. If Redis is away, only the first ones wait,
-    for WEBSOCKET_REDIS_TIMEOUT; their sockets are closed with 1012 once it is back.
+    A handshake awaits this before it reads its session. If Redis is away, only the first handshakes
+    wait, for WEBSOCKET_REDIS_TIMEOUT; their sockets are closed with 1012 once it is back.
     """
     watcher = get_watcher()
     if not watcher.ready.done():
@@ -216,25 +216,47 @@ async def listen() -> int:
     return watcher.count
 
 
-def watch(login: Login, since: int | None = None) -> None:
-    """Watch a login, from what `listen` returned on, or from now on."""
-    watcher = get_watcher()
-    watcher.watch(login, watcher.count if since is None else since)
+def watch(connection: Connection, since: int | None = None) -> None:
+    """Watch a connection's login, if any, for messages after the first `since` (see `listen`)."""
+    if (login := login_of(connection)) is not None:
+        watcher = get_watcher()
+        watcher.watch(login, watcher.count if since is None else since)
+
+
+def use(connection: Connection) -> None:
+    """Bind a connection to its login, because something reads the user."""
+    is_new = connection.login is None
+    login = login_of(connection)
+    if login is None:
+        return
+    if is_new and connection.supervisor is not None:  # The user logged in after the handshake.
+        connection.supervisor.loop.call_soon_threadsafe(watch, connection)
+    login.use()
+
+
+def login_of(connection: Connection) -> Login | None:
+    """Return a connection's login, if its user is logged in."""
+    if connection.login is None:
+        user = getattr(connection.request, "user", None)
+        if user is not None and user.is_authenticated:
+            connection.login = Login(connection)
+    login: Login | None = connection.login
+    return login
 
 
 def name_of(session: Any) -> str | None:
-    """Return a session's key or, if that does not stay the same, its name."""
+    """Return a session's key, or its name if the key does not stay the same."""
     key: str | None = getattr(session, "session_key", None)
     return session.get(NAME, key) if isinstance(session, CookieStore) else key
 
 
 def digest_of(secret: str) -> str:
-    """Return what recognises a secret, such as a session key, for those who know it too."""
+    """Return a digest that identifies a secret, such as a session key, without revealing it."""
     return salted_hmac(GROUP, secret, algorithm="sha256").hexdigest()
 
 
 def digest_password(user: Any) -> str:
-    """Return what recognises a user's password, or nothing for a user without one."""
+    """Return a digest that identifies a user's password, or an empty string if there is none."""
     has_hash = hasattr(user, "get_session_auth_hash")
     return digest_of(user.get_session_auth_hash()) if has_hash else ""
 

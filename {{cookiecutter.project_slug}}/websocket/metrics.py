@@ -1,49 +1,49 @@
-"""What the sockets of this process have done since it started, for monitors."""
+"""Counters of this process's sockets since it started, for monitoring."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 from websocket import sweep
-from websocket.connection import WebSocket
 from websocket.counters import counters as counted
 from websocket.counters import lock
+from websocket.lookout import Lookout
 from websocket.threads import get_threads
 
 _NAMES = {
-    "messages_in": ("messages_in_total", "Messages that views have received."),
-    "messages_out": ("messages_out_total", "Messages that clients were sent."),
+    "messages_in": ("messages_in_total", "Messages received by views."),
+    "messages_out": ("messages_out_total", "Messages sent to clients."),
     "joins": ("group_joins_total", "Sockets that joined a group."),
-    "deliveries": ("group_deliveries_total", "Messages that were handed to members of groups."),
-    "unread": ("messages_unread_total", "Messages that were dropped: their view only pushes."),
-    "dropped": ("group_dropped_total", "Messages that were dropped: their client was too slow."),
-    "flooded": ("flooding_clients_dropped_total", "Clients that were dropped: they do not read."),
-    "closed": ("slow_clients_closed_total", "Clients that were closed: they were too slow."),
+    "deliveries": ("group_deliveries_total", "Messages handed to members of groups."),
+    "unread": ("messages_unread_total", "Messages dropped because their view only pushes."),
+    "dropped": ("group_dropped_total", "Messages dropped because their client was too slow."),
+    "flooded": ("flooding_clients_dropped_total", "Clients dropped because they do not read."),
+    "closed": ("slow_clients_closed_total", "Clients closed because they were too slow."),
 }
 
 
 def count() -> Counter[str]:
-    """Return the counters, with what the sockets that are open have done so far."""
+    """Return the counters, including the messages of the sockets that are open."""
     with lock:
         counters = Counter(counted)
-        for socket in sweep.everything():
-            if isinstance(socket, WebSocket):
+        for item in sweep.everything():
+            if isinstance(item, Lookout):
                 counters["open"] += 1
-                counters["messages_in"] += socket.messages_in
-                counters["messages_out"] += socket.messages_out
+                counters["messages_in"] += item.connection.messages_in
+                counters["messages_out"] += item.connection.messages_out
     return counters
 
 
 def prometheus() -> str:
     """Return the counters in Prometheus' text format."""
     counters = count()
-    lines = _metric("open", "gauge", "Sockets that are open.", {"": counters["open"]})
+    lines = _metric("open", "gauge", "Open sockets.", {"": counters["open"]})
     statuses = {
         '{status="' + key.removeprefix("handshake ") + '"}': number
         for key, number in sorted(counters.items())
         if key.startswith("handshake ")
     }
-    lines += _metric("handshakes_total", "counter", "Handshakes, by their answer.", statuses)
+    lines += _metric("handshakes_total", "counter", "Handshakes, by response status.", statuses)
     lines += _metric(
         "stuck_threads",
         "gauge",

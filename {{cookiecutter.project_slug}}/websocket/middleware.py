@@ -1,4 +1,4 @@
-"""The ASGI middleware: WebSockets go to Django's URLconf, the lifespan is handled here."""
+"""ASGI middleware that routes WebSockets to Django's URLconf and handles the lifespan."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ handle_in_thread = sync_to_async(HandshakeHandler.handle)
 
 
 def websockets(app: Application) -> Application:
-    """Wrap an ASGI application: WebSockets go to their views in the URLconf, all else to `app`.
+    """Wrap an ASGI application: route WebSockets to views in the URLconf, and all else to `app`.
 
     The lifespan is handled here, because Django does not support it. The WEBSOCKET_ settings are
-    checked and middleware is loaded at once: a mistake in them stops the start, not a handshake.
+    checked and middleware is loaded at once: a mistake fails at startup, not during a handshake.
     """
     if errors := conf.errors():
         raise ImproperlyConfigured(" ".join(errors))
@@ -53,9 +53,9 @@ def websockets(app: Application) -> Application:
 
 async def lifespan(receive: Receive, send: Send) -> None:
     """Answer the server's startup and shutdown (ASGI, "Lifespan protocol")."""
-    server = internals.uvicorn_server()
-    if server is not None:
-        sweep.add(Pending(server.server_state.connections))
+    connections = internals.open_connections()
+    if connections is not None:
+        sweep.add(Pending(connections))
     while True:
         event = await receive()
         if event["type"] == "lifespan.shutdown":
@@ -66,9 +66,9 @@ async def lifespan(receive: Receive, send: Send) -> None:
 
 
 async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-    """Handle a handshake, and return what is left to do: to run the view, or to refuse.
+    """Handle a handshake; return an awaitable that runs the view or refuses the handshake.
 
-    (Left to the caller, so that no open socket keeps this coroutine and what is in it.)
+    The caller awaits it, so that an open socket does not keep this coroutine and its locals.
     """
     Link(send).pause()
     sweep.start()  # It also looks after the threads.
@@ -78,10 +78,10 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[N
     since = await logins.listen()
     handler = get_handler()
     if handler.needs_thread:
-        socket, response = await handle_in_thread(handler, scope, receive, send)
+        connection, response = await handle_in_thread(handler, scope, receive, send)
     else:
-        socket, response = handler.handle(scope, receive, send)
+        connection, response = handler.handle(scope, receive, send)
     if not isinstance(response, SwitchingProtocols):
-        return refuse(socket, response)
+        return refuse(connection, response)
     enter_shared_thread()
-    return run(socket, response.take_view(), since)
+    return run(connection, response.take_view(), since)

@@ -1,4 +1,4 @@
-"""A client's share of its groups' messages, sent without anybody waiting for that client."""
+"""Sends group messages to one client, without making their publishers wait for that client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from websocket import conf
 from websocket.counters import counters
 from websocket.protocol import Event, Send
 
-# What next() returns for a coroutine that has finished: quicker than catching StopIteration.
+# Returned by next() for a finished coroutine: faster than catching StopIteration.
 _FINISHED: Final = object()
 
 
@@ -27,11 +27,11 @@ class Message(Protocol):
 class Outbox:
     """A socket as a member of groups, and the messages that its client is too slow to take.
 
-    A message to a client that keeps up costs no task and no queue. While the server's `send` has
-    to wait, because the transport's buffer is full, a task does the waiting, and further messages
-    are kept, up to WEBSOCKET_OUTBOX_SIZE. `failed` is called with the exception if the server's
-    `send` raises one: nothing more is sent then. `too_slow` is called when the outbox is full: it
-    either stops the outbox, or leaves it to drop the oldest messages.
+    A message to a client that keeps up costs no task and no queue. While the server's `send` waits
+    because the transport's buffer is full, a task awaits it, and further messages are kept, up to
+    WEBSOCKET_OUTBOX_SIZE. If the server's `send` raises an exception, `failed` is called with it,
+    and nothing more is sent. `too_slow` is called when the outbox is full: it either stops the
+    outbox, or lets it drop the oldest messages.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Outbox:
         self.server_send = send
         self.failed = failed
         self.too_slow = too_slow
-        #: Messages that were sent.
+        #: The number of messages that were sent.
         self.sent = 0
         #: Whether messages have been dropped since the client last kept up.
         self.is_dropping = False
@@ -69,9 +69,9 @@ class Outbox:
         if rest is None:
             self.sent += 1
         else:
-            # In a context of its own, which keeps nothing of the publisher's alive.
+            # In an empty context, so that the task keeps no data of the publisher alive.
             task = asyncio.get_running_loop().create_task(self._send(rest), context=Context())
-            # A task that is cancelled before it has begun never awaits the rest.
+            # A task that is cancelled before it starts never awaits the rest.
             task.add_done_callback(lambda task: rest.close())
             self.sender = task
 
@@ -79,7 +79,7 @@ class Outbox:
         """Do nothing: delivery to sockets is at most once."""
 
     def stop(self) -> None:
-        """Send nothing more, and forget what is kept."""
+        """Stop sending, and discard the messages that are kept."""
         self.is_stopped = True
         self.waiting.clear()
         self.size = 0
@@ -93,7 +93,7 @@ class Outbox:
     def _keep(self, message: Message) -> None:
         self.waiting.append(message)
         self.size += message.size
-        # One message is kept however large it is: its members share its data.
+        # One message is kept, however large it is: all members share its data.
         if self.size > conf.OUTBOX_SIZE and len(self.waiting) > 1:
             self.too_slow()
             while self.size > conf.OUTBOX_SIZE and len(self.waiting) > 1:
@@ -120,8 +120,8 @@ class Outbox:
 def begin(coroutine: Awaitable[None]) -> Awaitable[None] | None:
     """Run a coroutine until it waits for the first time; return the rest of it, or None.
 
-    Nearly all sends end without waiting: so a delivery takes 0.4 us beside the server's own work,
-    and a task for each would take 2 us more.
+    Nearly all sends finish without waiting. A delivery then takes 0.4 us besides the server's own
+    work; a task for each would take 2 us more.
     """
     step = coroutine.__await__()
     future = next(step, _FINISHED)

@@ -1,4 +1,4 @@
-"""Requests that are not complete: uvicorn waits for them without limit, handshakes included."""
+"""Incomplete requests, including handshakes, for which uvicorn waits without limit."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from websocket.counters import counters
 
 logger = logging.getLogger("django.websocket")
 
-# Seconds that a client has to send a request's headers, as nginx gives it by default.
+# Seconds that a client has to send a request's headers (the default of nginx).
 TIMEOUT: Final = 60.0
 
 
 class Pending:
-    """A look, once a second, at all of a server's connections, sockets or not."""
+    """Checks all of a server's connections once a second, sockets or not."""
 
     def __init__(self, connections: Collection[Any]) -> None:
         self.connections = connections
-        #: When each connection whose request is not complete was first seen so.
+        #: The time at which each connection was first seen with an incomplete request.
         self.since: dict[Any, float] = {}
 
     def look(self) -> None:
         now = time.monotonic()
         connections = list(self.connections)
         for connection in filter(internals.is_unreadable, connections):
-            status = internals.refuse_unreadable(connection)
+            status, address = internals.refuse_unreadable(connection)
             counters[f"handshake {status}"] += 1
-            address = (connection.client or "-")[0]
             logger.warning("A handshake from %s was refused: %s, unreadable.", address, status)
         unfinished = filter(internals.is_unfinished, connections)
         self.since = {connection: self.since.get(connection, now) for connection in unfinished}
         for connection, since in self.since.items():
             if now - since >= TIMEOUT:
-                internals.abort(connection.transport)
+                internals.drop_unfinished(connection)

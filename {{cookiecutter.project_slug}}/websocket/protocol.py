@@ -22,7 +22,7 @@ Send = Callable[[Event], Awaitable[None]]
 
 
 class State(enum.Enum):
-    """How far one side of a connection has come."""
+    """The state of one side of a connection."""
 
     CONNECTING = 1
     CONNECTED = 2
@@ -60,10 +60,10 @@ class WebSocketDisconnect(Exception):
 
 
 class InvalidMessage(ValueError):
-    """The client sent something that the view cannot read.
+    """The client sent a message that the view cannot read.
 
     A view may catch it and go on. Uncaught, it closes the connection with `code`: 1003 for a
-    frame of the wrong kind, 1007 for data that does not parse (RFC 6455, section 7.4.1). Raises
+    frame of the wrong kind, 1007 for data that cannot be parsed (RFC 6455, section 7.4.1). Raises
     `ValueError` for a code that cannot be sent.
     """
 
@@ -74,7 +74,7 @@ class InvalidMessage(ValueError):
 
 
 class Headers(Mapping[str, str]):
-    """A handshake's headers by name, in any case. Repeated ones are joined (RFC 9110, 5.3)."""
+    """A handshake's headers by case-insensitive name. Repeated ones are joined (RFC 9110, 5.3)."""
 
     def __init__(self, scope: Scope) -> None:
         self._headers: dict[str, str] = {}
@@ -103,10 +103,10 @@ class Headers(Mapping[str, str]):
 
 
 class QueryParams(QueryDict):
-    """A query string's parameters. A name has its last value, and `getlist` returns all."""
+    """A query string's parameters. Indexing returns a name's last value, `getlist` all of them."""
 
 
-# RFC 6455, section 7.4, and the IANA registry of close codes, less those for local use.
+# RFC 6455, section 7.4, and the IANA registry of close codes, except those for local use.
 _SENDABLE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 
 
@@ -125,7 +125,7 @@ def check_close(code: int, reason: str = "") -> None:
 
 
 #: The headers about content that Django's middleware sets. A 101 has no content (RFC 9110, section
-#: 15.2), and uvicorn keeps a handshake's headers while the socket is open: these take 2 KiB of it.
+#: 15.2), and uvicorn keeps a handshake's headers while the socket is open: these take 2 KiB.
 HEADERS_OF_CONTENT: Final = frozenset(
     {
         b"content-language",
@@ -144,9 +144,9 @@ _CONTROL: Final = re.compile(rb"[\0-\x08\x0a-\x1f\x7f]")
 
 
 def encode_header(header: tuple[bytes | str, bytes | str]) -> tuple[bytes, bytes]:
-    """Return a header as ASGI wants it; raise `ValueError` for control characters in it."""
+    """Return a header encoded for ASGI; raise `ValueError` if it contains control characters."""
     name, value = (part.encode("latin-1") if isinstance(part, str) else part for part in header)
-    # RFC 9110, section 5.5: among them a line break, which would begin another header.
+    # RFC 9110, section 5.5. A line break, for example, would start another header.
     if _CONTROL.search(name + value):
         raise ValueError(f"A header must not contain control characters: {header!r}.")
     return name.lower(), value
@@ -155,6 +155,15 @@ def encode_header(header: tuple[bytes | str, bytes | str]) -> tuple[bytes, bytes
 def one_line(value: Any) -> str:
     """Return a value as text for the log, escaped against log injection."""
     return str(value).encode("unicode_escape").decode("ascii")
+
+
+def name_of_user(request: Any) -> str:
+    """Return the name of a request's user for the log, or a dash if nobody is logged in."""
+    user = getattr(request, "user", None)
+    if user is None or not user.is_authenticated:
+        return "-"
+    # Not str(), which may query the database.
+    return one_line(user.get_username() if hasattr(user, "get_username") else user.pk)
 
 
 encode_json = DjangoJSONEncoder(separators=(",", ":")).encode
@@ -166,7 +175,7 @@ def dump_json(data: Any, dumps: dict[str, Any]) -> str:
 
 
 def _read_finite(number: str) -> float:
-    # Python reads NaN, Infinity and 1e999, and would write them so that no browser can parse them.
+    # Python reads NaN, Infinity and 1e999, and would write them in a form that no browser parses.
     if not math.isfinite(value := float(number)):
         raise ValueError("a number that is not finite")
     return value
@@ -176,7 +185,7 @@ _JSON: Final = json.JSONDecoder(parse_constant=_read_finite, parse_float=_read_f
 
 
 def decode_json(data: str | bytes) -> Any:
-    """Return the value of JSON; raise `InvalidMessage` for anything else."""
+    """Decode JSON; raise `InvalidMessage` for anything else."""
     try:
         return _JSON.decode(
             data if isinstance(data, str) else data.decode(json.detect_encoding(data))
@@ -189,7 +198,7 @@ def is_too_large(event: Event) -> bool:
     """Return whether an event's data is larger than WEBSOCKET_MAX_MESSAGE_SIZE."""
     text = event.get("text")
     if text is not None and len(text) * 4 <= conf.MAX_MESSAGE_SIZE:
-        return False  # At four bytes a character at the most: the usual case, without encoding.
+        return False  # A character has four bytes at most: the usual case, without encoding.
     return size_of(event) > conf.MAX_MESSAGE_SIZE
 
 

@@ -1,50 +1,69 @@
-"""The HTTP response that refuses a handshake, or Django's 500 in its place if it fails."""
+"""Send the HTTP response that refuses a handshake, or Django's 500 if that response fails."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any
-from urllib.parse import quote
 
 from asgiref.sync import sync_to_async
 from django.http.response import HttpResponseBase
 
-from websocket.connection import WebSocket
+from websocket.counters import counters
 from websocket.handshake import encode_headers, get_handler
 from websocket.protocol import State
+from websocket.state import Connection
 
 logger = logging.getLogger("django.websocket")
 
 
-async def refuse(socket: WebSocket, response: HttpResponseBase) -> None:
-    """Answer the handshake with a response, or with a plain 403 if the server cannot.
+async def refuse(connection: Connection, response: HttpResponseBase) -> None:
+    """Refuse the handshake with a response, or with a plain 403 if the server cannot send one.
 
-    (ASGI's extension "WebSocket Denial Response".)
+    A server can if it supports ASGI's extension "WebSocket Denial Response".
     """
     try:
-        status, headers, body = await complete(socket, response)
+        status, headers, body = await complete(connection, response)
     except Exception as error:
-        response = await sync_to_async(get_handler().respond)(socket.request, error)
-        status, headers, body = await complete(socket, response)
-    warn(socket, response)
-    if socket.app_state is not State.CONNECTING:
-        return  # It was closed meanwhile, such as by a logout.
-    if "websocket.http.response" not in (socket.scope.get("extensions") or {}):
-        await socket.close()
+        response = await sync_to_async(get_handler().respond)(connection.request, error)
+        status, headers, body = await complete(connection, response)
+    warn(connection, response)
+    if connection.app_state is not State.CONNECTING:
+        return  # It was closed meanwhile, for example by a logout.
+    if "websocket.http.response" not in (connection.scope.get("extensions") or {}):
+        await connection.close()
         return
-    await socket._refuse(status, headers, body)
-    # uvicorn logs a false error unless it can note the end of the connection first.
+    await send(connection, status, headers, body)
+    # Let uvicorn note the end of the connection first: otherwise it logs a false error.
     await asyncio.sleep(0)
 
 
+async def send(
+    connection: Connection, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    """Send a response, with the headers that middleware set for the accept."""
+    names = {name for name, value in headers}
+    for header in connection.accept_headers:
+        if header[0] == b"set-cookie" or header[0] not in names:
+            headers.append(header)
+    counters[f"handshake {status}"] += 1
+    connection.advance(State.DISCONNECTED, 1006)
+    with suppress(OSError, RuntimeError):  # The client has left.
+        await connection.server_send(
+            {"type": "websocket.http.response.start", "status": status, "headers": headers}
+        )
+        await connection.server_send({"type": "websocket.http.response.body", "body": body})
+    connection.link.end()
+
+
 async def complete(
-    socket: WebSocket, response: HttpResponseBase
+    connection: Connection, response: HttpResponseBase
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Render, read and close a response; return its status, headers and body."""
     try:
         if not getattr(response, "is_rendered", True):
-            response = await sync_to_async(get_handler().render)(socket.request, response)
+            response = await sync_to_async(get_handler().render)(connection.request, response)
         return response.status_code, encode_headers(response), await read(response)
     finally:
         if response.streaming:
@@ -60,18 +79,18 @@ async def read(response: Any) -> bytes:
     return bytes(await sync_to_async(b"".join)(response.streaming_content))
 
 
-def warn(socket: WebSocket, response: HttpResponseBase) -> None:
-    """Log a response that is of no use to a client that asks for a WebSocket."""
+def warn(connection: Connection, response: HttpResponseBase) -> None:
+    """Log a warning for a response that a WebSocket client cannot use."""
     if response.status_code < 300:
         logger.warning(
             "The handshake at %s was answered with a page (status %s): mount a page's view with "
-            "path(), not with websocket(), and refuse a handshake with an error's status.",
-            quote(socket.path),
+            "path(), not with websocket(), and refuse a handshake with an error status.",
+            connection.path,
             response.status_code,
         )
     elif response.status_code in (301, 308):
         logger.warning(
             "The handshake at %s was redirected to %s, which no browser follows: connect there.",
-            quote(socket.path),
+            connection.path,
             response.get("Location", "").partition("?")[0],
         )

@@ -1,4 +1,4 @@
-"""Runs beside a view: ends it in time, and with it the tasks that it started."""
+"""Supervises a view: ends it in time, together with the tasks that it started."""
 
 from __future__ import annotations
 
@@ -8,41 +8,28 @@ from collections.abc import Coroutine, Iterator
 from types import CodeType
 from typing import Any, Final
 
-from asgiref.sync import SyncToAsync
-
-from websocket import conf
+from websocket import conf, internals
 from websocket.protocol import WebSocketDisconnect
 
 logger = logging.getLogger("django.websocket")
 
-# Seconds that a view may wait for sync code after its time is up: that may have a long queue
-# before it, and what cleans up should not be lost because many clients left at once.
+# Seconds that a view may wait for sync code after its time is up: that code may be in a long queue,
+# and a cleanup should not be lost because many clients left at once.
 PATIENCE: Final = 30.0
 
 
 class Supervisor:
-    """An async context manager around a view.
+    """An async context manager around a view, which ends it once its connection is over.
+
+    From then on, the view has WEBSOCKET_DISCONNECT_GRACE seconds. If it does not know of the end by
+    then, because it has neither received nor sent, it is cancelled, and has as long again to clean
+    up. A view that knows is cut off: cancelled, with a warning. If it waits for sync code in a
+    thread, it has up to PATIENCE seconds more.
 
     Exceptions of the view and of its tasks are kept in `errors` and not raised. (An
     `asyncio.TaskGroup` would wait for the tasks, not cancel them, when the view returns; with one
     and an `asyncio.timeout()` every open socket takes 1 KiB more.)
     """
-
-    __slots__ = (
-        "_base_error",
-        "_cancelling",
-        "_deadline",
-        "_is_cut_off",
-        "_started",
-        "_stops",
-        "_timer",
-        "_view",
-        "errors",
-        "is_over",
-        "loop",
-        "task",
-        "view_knows",
-    )
 
     def __init__(self, view: Any) -> None:
         task = asyncio.current_task()
@@ -53,7 +40,7 @@ class Supervisor:
         self.is_over = False
         #: Whether the view has been told that its connection is over.
         self.view_knows = False
-        #: What the view raised, and what its tasks did.
+        #: The exceptions that the view and its tasks raised.
         self.errors: list[Exception] = []
         self._view = view
         self._base_error: BaseException | None = None
@@ -70,13 +57,32 @@ class Supervisor:
 
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         self.is_over = True
-        is_cancel = isinstance(error, asyncio.CancelledError)
-        # The server's, unless it came from here or from what the view awaited.
-        is_cancelled = is_cancel and not self._stops and self.task.cancelling() > self._cancelling
+        was_cancelled = isinstance(error, asyncio.CancelledError)
+        is_counted = self.task.cancelling() > self._cancelling
+        by_server = was_cancelled and is_counted and not self._stops
         if isinstance(error, Exception):
             self.errors += leaves(error)
-        elif error is not None and not is_cancel:
+        elif error is not None and not was_cancelled:
             self._base_error = error
+        by_server = await self._end_tasks() or by_server
+        if self._timer is not None:
+            self._timer.cancel()
+        # Also undo cancellations that an asyncio.TaskGroup of the view leaves before Python 3.13.
+        while self.task.cancelling() > self._cancelling:
+            self.task.uncancel()
+        if self._base_error is not None:
+            raise self._base_error
+        if by_server and not self.errors:
+            raise asyncio.CancelledError
+        if was_cancelled and not (by_server or self._stops or self.errors):
+            cancelled = RuntimeError("The view awaited something that was cancelled.")
+            cancelled.__cause__ = error
+            self.errors.append(cancelled)
+        return True
+
+    async def _end_tasks(self) -> bool:
+        """Cancel the view's tasks and wait for them; return whether the server cancelled this."""
+        by_server = False
         while self._started:
             for task in self._started:
                 task.cancel()
@@ -84,30 +90,17 @@ class Supervisor:
             try:
                 await asyncio.wait(self._started)
             except asyncio.CancelledError:
-                # The timer's or the server's: it cancels the tasks that go on once more.
-                is_cancelled = is_cancelled or self._stops == stops
-        if self._timer is not None:
-            self._timer.cancel()
-        # Also what an asyncio.TaskGroup of the view left here: before Python 3.13 it does.
-        while self.task.cancelling() > self._cancelling:
-            self.task.uncancel()
-        if self._base_error is not None:
-            raise self._base_error
-        if is_cancelled and not self.errors:
-            raise asyncio.CancelledError
-        if is_cancel and not (is_cancelled or self._stops or self.errors):
-            cancelled = RuntimeError("The view awaited something that was cancelled.")
-            cancelled.__cause__ = error
-            self.errors.append(cancelled)
-        return True
+                # From the timer or the server: cancel the remaining tasks once more.
+                by_server = by_server or self._stops == stops
+        return by_server
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
-        """Run a coroutine beside the view; an exception in it stops the view."""
+        """Run a coroutine alongside the view; an exception in it stops the view."""
         task = self.loop.create_task(_until_disconnect(coroutine))
         self._started = self._started or set()
         self._started.add(task)
         task.add_done_callback(self._task_ended)
-        # A task that is cancelled before it has begun never awaits its coroutine.
+        # A task that is cancelled before it starts never awaits its coroutine.
         task.add_done_callback(lambda task: coroutine.close())
         return task
 
@@ -118,7 +111,7 @@ class Supervisor:
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
-        """Stop the view because of an exception, as if it were the view's own."""
+        """Stop the view because of an exception, as if the view had raised it."""
         if isinstance(error, Exception):
             self.errors += leaves(error)
         else:
@@ -127,16 +120,12 @@ class Supervisor:
             self._stop()
 
     def connection_ended(self) -> None:
-        """Give the view WEBSOCKET_DISCONNECT_GRACE seconds to end, unless its time runs already."""
+        """Give the view WEBSOCKET_DISCONNECT_GRACE seconds to end, unless it has a deadline."""
         if self._timer is None:
             self.end_in(conf.DISCONNECT_GRACE)
 
     def end_in(self, seconds: float) -> None:
-        """Give the view so many seconds to end; this replaces what an earlier call gave it.
-
-        A view that does not know yet that its connection is over learns it from being cancelled,
-        and has WEBSOCKET_DISCONNECT_GRACE seconds from then on. One that knows is cut off.
-        """
+        """Give the view a number of seconds to end, in place of any earlier deadline."""
         self._deadline = self.loop.time() + seconds
         self._call_in(seconds)
 
@@ -149,22 +138,23 @@ class Supervisor:
     def _time_is_up(self) -> None:
         if self._has_ended():
             return
+        if not self.view_knows:
+            self.view_knows = True
+            self.end_in(conf.DISCONNECT_GRACE)
+            self._stop()
+            return
         waiting = list(_waiting(self._view))
-        is_in_thread = bool(waiting) and waiting[-1][0] is SyncToAsync.__call__.__code__
-        is_patient = self.loop.time() < self._deadline + PATIENCE
-        if self.view_knows and is_in_thread and is_patient:
+        is_in_thread = bool(waiting) and internals.waits_for_thread(waiting[-1][0])
+        if is_in_thread and self.loop.time() < self._deadline + PATIENCE:
             self._call_in(conf.DISCONNECT_GRACE)
             return
-        if self.view_knows and not self._is_cut_off and not self.is_over:
+        if not (self._is_cut_off or self.is_over):
             self._is_cut_off = True
             logger.warning(
                 "The view %s was cut off: its connection is over, and it was waiting at %s.",
                 self._view.__qualname__,
                 " > ".join(f"{code.co_qualname}:{line}" for code, line in waiting),
             )
-        elif not self.view_knows:
-            self.view_knows = True
-            self.end_in(conf.DISCONNECT_GRACE)
         self._stop()
 
     def _stop(self) -> None:
@@ -176,7 +166,7 @@ class Supervisor:
 
 
 async def _until_disconnect(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """A task that finds the client gone ends quietly: the view may still have messages to read."""
+    """End a task quietly when the client is gone: the view may still have messages to read."""
     try:
         await coroutine
     except* WebSocketDisconnect:
@@ -184,14 +174,14 @@ async def _until_disconnect(coroutine: Coroutine[Any, Any, Any]) -> None:
 
 
 def _waiting(coroutine: Any) -> Iterator[tuple[CodeType, int]]:
-    """Yield the code and the line of each coroutine in a chain of awaits, the outermost first."""
+    """Yield the code and the line of each coroutine in a chain of awaits, outermost first."""
     while (frame := getattr(coroutine, "cr_frame", None)) is not None:
         yield frame.f_code, frame.f_lineno
         coroutine = coroutine.cr_await
 
 
 def leaves(error: Exception) -> list[Exception]:
-    """Return the exceptions in a group, such as an `asyncio.TaskGroup` raises; else the one."""
+    """Return the exceptions in a group, such as from `asyncio.TaskGroup`, or the one exception."""
     if isinstance(error, ExceptionGroup):
         return [leaf for part in error.exceptions for leaf in leaves(part)]
     return [error]

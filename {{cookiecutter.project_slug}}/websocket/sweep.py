@@ -1,4 +1,4 @@
-"""One look a second at all open sockets, in place of a task or a timer for each of them."""
+"""Check all open sockets once a second, instead of running a task or a timer for each."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ INTERVAL = 1.0
 
 
 class Open(Protocol):
-    """Something open that has to be looked at."""
+    """An open resource that needs regular checks."""
 
     def look(self) -> None:
-        """Look whether something has to be done; called once a second."""
+        """Check whether there is something to do; called once a second."""
 
 
 _open: dict[asyncio.AbstractEventLoop, set[Open]] = {}
 
 
 def start() -> set[Open]:
-    """Look once a second, in the running event loop, at the threads and at what is in this set."""
+    """Check the threads and the items in the returned set once a second, in the running loop."""
     loop = asyncio.get_running_loop()
     if loop not in _open:
         for ended in [loop for loop in _open if loop.is_closed()]:
             del _open[ended]
         _open[loop] = set()
-        # In a context of its own, which keeps nothing of the first connection's alive.
+        # In an empty context, so that the timer keeps no data of the first connection alive.
         loop.call_later(INTERVAL, _look, loop, context=Context())
     return _open[loop]
 
 
 def add(item: Open) -> None:
-    """Look at something once a second, in the running event loop, until it is discarded."""
+    """Check an item once a second, in the running event loop, until it is discarded."""
     start().add(item)
 
 
 def discard(item: Open) -> None:
-    """Look at it no more."""
+    """Stop checking an item."""
     _open[asyncio.get_running_loop()].discard(item)
 
 
 def everything() -> list[Open]:
-    """Return what is open in this process, in all its event loops."""
+    """Return the items of all event loops in this process."""
     return [item for items in list(_open.values()) for item in list(items)]
 
 
 def _look(loop: asyncio.AbstractEventLoop) -> None:
-    """Look at what is open in a loop, and at the threads; then again in a second."""
+    """Check the items of an event loop, and the threads; repeat in a second."""
     look_again = True
     try:
         for item in list(_open[loop]):
             try:
                 item.look()
-            except Exception:  # It must not keep the others from being looked at.
-                logger.exception("Looking at %r failed.", item)
+            except Exception:  # The other items still need their checks.
+                logger.exception("Checking %r failed.", item)
         look_again = get_threads().look()
     finally:
         if look_again or _open[loop]:

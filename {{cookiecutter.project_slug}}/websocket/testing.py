@@ -1,4 +1,4 @@
-"""Sockets in tests: a client that needs no server, and a live server for browsers."""
+"""Test tools for sockets: a client that needs no server, and a live server for browsers."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from websocket.threads import DatabaseThread, get_threads
 
 T = TypeVar("T")
 
-#: Seconds after which a test fails that waits for a message or for the view's end.
+#: Seconds that a test waits for a message or for the view's end before it fails.
 TIMEOUT = 5.0
 
 
 def hear_setting(*, setting: str, **kwargs: Any) -> None:
-    """Forget what was made from a setting that a test overrides: middleware may read any."""
+    """Clear the caches when a test overrides a setting: middleware may read any setting."""
     get_handler.cache_clear()
     if setting == "WEBSOCKET_THREADS":
         get_threads.cache_clear()
@@ -66,7 +66,7 @@ _handshakes = 0
 def connections_kept() -> Iterator[None]:
     """Keep handshakes from closing old database connections, as Django's test client does.
 
-    The connections are the test's, and a test that may not use the database may not touch them.
+    The connections belong to the test, and a test without database access may not touch them.
     """
     global _handshakes
     _handshakes += 1
@@ -111,7 +111,7 @@ async def connect(
         yield socket
         await socket.close()
     except BaseException as error:
-        # If the view failed, an exception of the test is mostly a consequence.
+        # If the view failed, an exception in the test is usually a consequence.
         if socket.error is not None and isinstance(error, Exception):
             raise socket.error from error
         raise
@@ -147,8 +147,8 @@ def _scope(
     }
 
 
-#: The connection that the current task or thread serves. (Its scope does not identify it: ASGI
-#: middleware may copy that.)
+#: The connection that the current task or thread serves. (Its scope does not identify it,
+#: because ASGI middleware may copy it.)
 _current: ContextVar[ClientSocket] = ContextVar("current")
 
 
@@ -160,7 +160,7 @@ class ClientSocket:
         #: The subprotocol and the headers of the accept.
         self.subprotocol: str | None = None
         self.raw_headers: list[tuple[bytes, bytes]] = []
-        #: How the connection was closed, by either side.
+        #: The close code and the reason, from either side.
         self.close_code: int | None = None
         self.close_reason = ""
         #: The exception that the view raised.
@@ -233,7 +233,7 @@ class ClientSocket:
             self._receive_event({"type": "websocket.disconnect", "code": code, "reason": reason})
 
     async def wait_closed(self, timeout: float = TIMEOUT) -> int:
-        """Wait until the view has ended, drop the messages it still sent; return the close code."""
+        """Wait until the view has ended, drop unread messages, and return the close code."""
         assert self._task is not None
         await self._wait(asyncio.shield(self._task), timeout, "the view's end")
         while not self._from_view.empty():
@@ -267,7 +267,7 @@ class ClientSocket:
             raise HandshakeRefused(refusal["status"], self.headers, refusal["body"])
 
     async def stop(self) -> None:
-        """End the application, by force if need be."""
+        """End the application, and cancel it if necessary."""
         if self._task is None or self._task.done():
             return
         try:
@@ -288,7 +288,7 @@ class ClientSocket:
         self._to_view.put_nowait(event)
 
     async def _send(self, event: Event) -> None:
-        """Take an event from the application, as its `send`."""
+        """Handle an event from the application; this is its `send`."""
         if self.close_code is not None:
             raise ConnectionResetError("The connection is closed.")
         kind = event["type"]
@@ -330,7 +330,7 @@ class ClientSocket:
 
 
 class ASGILiveServerTestCase(TransactionTestCase):
-    """A test case with the project under uvicorn in a thread, for browsers and other clients.
+    """A test case that runs the project under uvicorn in a thread, for browsers and other clients.
 
     `live_server_url` is its address. It serves pages, static files and sockets. Its sync code runs
     in a single thread, which uses the tests' database.
@@ -352,21 +352,21 @@ class ASGILiveServerTestCase(TransactionTestCase):
     @classmethod
     def tearDownClass(cls) -> None:
         cls._server.stop()
-        cls._allowed.disable()  # Before the settings that the class overrides.
+        cls._allowed.disable()  # Before the class's own overrides.
         super().tearDownClass()
 
 
 class LiveServer:
-    """The project under uvicorn, in a thread, until `stop()`."""
+    """Runs the project under uvicorn, in a thread, until `stop()`."""
 
     def __init__(self, host: str) -> None:
-        import uvicorn  # Tests without a live server need none.
+        import uvicorn  # Tests without a live server do not need it.
 
         application = ASGIStaticFilesHandler(import_string(settings.ASGI_APPLICATION))
         self.executor = DatabaseThread("websocket-live")
         context = ThreadSensitiveContext()
         internals.set_executor(context, self.executor)
-        # A database in memory lives in its connection: the server's thread uses the tests' own.
+        # An in-memory database lives in its connection, so the server's thread uses the tests' one.
         self.shared = {
             connection.alias: connection
             for connection in connections.all()

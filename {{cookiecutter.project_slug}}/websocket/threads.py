@@ -1,10 +1,10 @@
-"""The threads in which sockets run sync code, the ORM's included: few, however many sockets.
+"""The few threads in which any number of sockets run their sync code, including the ORM's.
 
-Left alone, asgiref runs the thread-sensitive code of all sockets in one thread, or in a thread and
-with a database connection for each. Here it is dealt out to WEBSOCKET_THREADS threads: a socket's
-code always runs in the same one, in its order, with that thread's database connection. Slow sync
-code never blocks the event loop, but it does hold up the sockets that share its thread: for what
-takes long and needs no database, use `sync_to_async(function, thread_sensitive=False)`.
+By default, asgiref runs the thread-sensitive code of all sockets in one thread, or gives each its
+own thread and database connection. Here it is distributed over WEBSOCKET_THREADS threads: a
+socket's code always runs in the same one, in order, with that thread's database connection. Slow
+sync code never blocks the event loop, but it does hold up the sockets that share its thread: for
+slow code that needs no database, use `sync_to_async(function, thread_sensitive=False)`.
 
 Handshakes run in a few threads of their own, so that slow code in sockets does not hold them up.
 """
@@ -36,37 +36,37 @@ R = TypeVar("R")
 
 logger = logging.getLogger("django.websocket")
 
-#: Seconds for which a thread keeps a connection, however low CONN_MAX_AGE is.
+#: Seconds for which a thread keeps a connection at least, even if CONN_MAX_AGE is lower.
 KEEP = 1.0
 
-#: Seconds after which a job is taken for stuck: more than a PostgreSQL that is gone can take, with
+#: Seconds after which a job counts as stuck: longer than an unreachable PostgreSQL can take with
 #: the time limits of project/settings.py.
 STUCK_AFTER = 20.0
 
-#: Seconds after which nothing new is put behind a job, as long as another thread is left.
+#: Seconds after which no new job is queued behind a job, as long as another thread is left.
 SLOW_AFTER = 1.0
 
-#: Threads for handshakes, for each of WEBSOCKET_THREADS: one, and more in place of slow ones.
+#: The most threads for handshakes per WEBSOCKET_THREADS: one, and more in place of slow ones.
 HANDSHAKE_THREADS = 4
 
 
 class DatabaseThread(ThreadPoolExecutor):
-    """One thread, which looks after its database connections between its jobs.
+    """One thread, which maintains its database connections between jobs.
 
-    Django does so between requests, but a socket may be iterating over a queryset, one job for
-    each chunk. So before each job a lost connection is replaced; one that is older than
+    Django does so between requests, but a socket may be iterating over a queryset, with one job
+    per chunk. So a lost connection is replaced before each job. A connection older than
     CONN_MAX_AGE is closed then, or once the thread is idle, unless it has a cursor in use.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        #: The jobs that wait or run.
+        #: The waiting and running jobs.
         self.jobs: set[Future[Any]] = set()
-        #: When the job that runs has started, and in which thread; when the last one has ended.
+        #: The running job's start time and its thread; the time at which the last job ended.
         self.running: tuple[float, int] | None = None
         self.idle_since = 0.0
         self.reported = False
-        #: When to close the thread's connections, by alias, as far as they have an age limit.
+        #: When to close each of the thread's connections that has an age limit, by alias.
         self.close_at: dict[str, float] = {}
         self.cursors: WeakSet[CursorWrapper] = WeakSet()
         super().__init__(1, name, note_cursors, (self.cursors,))
@@ -78,7 +78,7 @@ class DatabaseThread(ThreadPoolExecutor):
         return job
 
     def busy_for(self) -> float:
-        """Return for how many seconds the job that runs, if any, has held the thread."""
+        """Return the seconds for which the running job, if any, has held the thread."""
         running = self.running
         return 0.0 if running is None else time.monotonic() - running[0]
 
@@ -89,15 +89,15 @@ class DatabaseThread(ThreadPoolExecutor):
         return self.busy_for() > STUCK_AFTER
 
     def look(self) -> bool:
-        """Close old connections if the thread is idle; log once where it is stuck.
+        """Close old connections if the thread is idle; log the stack once if it is stuck.
 
-        Returns whether there is reason to look again.
+        Returns whether the thread needs another look.
         """
         close_at = min(list(self.close_at.values()), default=math.inf)
         if self.is_stuck():
             self._report()
         elif not self.jobs and time.monotonic() >= max(close_at, self.idle_since + KEEP):
-            self.submit(int)  # Any job starts with closing them.
+            self.submit(int)  # Every job starts by closing them.
         return bool(self.jobs or self.close_at)
 
     def _report(self) -> None:
@@ -107,7 +107,7 @@ class DatabaseThread(ThreadPoolExecutor):
         self.reported = True
         stack = traceback.format_stack(sys._current_frames().get(running[1]), 12)
         logger.warning(
-            "For %d seconds one job has held up %s, and all that shares this thread:\n%s",
+            "For %d seconds, one job has held up %s and everything that shares this thread:\n%s",
             STUCK_AFTER,
             self.name,
             "".join(stack).rstrip(),
@@ -128,23 +128,19 @@ class DatabaseThread(ThreadPoolExecutor):
             self.running, self.reported = None, False
 
     def _close_if_old(self, connection: BaseDatabaseWrapper) -> None:
-        if not any(cursor.db is connection for cursor in self.cursors):
-            connection.close_at = self.close_at.get(connection.alias)
-        connection.close_if_unusable_or_obsolete()
-        connection.close_at = None
+        is_read = any(cursor.db is connection for cursor in self.cursors)
+        internals.close_if_old(connection, None if is_read else self.close_at.get(connection.alias))
 
     def _take_over(self, connection: BaseDatabaseWrapper) -> None:
-        """Hide the connection's age from Django, which looks at it wherever a request ends."""
+        """Hide the connection's age from Django, which checks it at the end of every request."""
         if connection.connection is None:
             self.close_at.pop(connection.alias, None)
-        elif connection.close_at is not None:  # It is new.
-            keep_until = time.monotonic() + KEEP
-            self.close_at[connection.alias] = max(connection.close_at, keep_until)
-            connection.close_at = None
+        elif (close_at := internals.hide_age(connection)) is not None:  # It is new.
+            self.close_at[connection.alias] = max(close_at, time.monotonic() + KEEP)
 
 
 def note_cursors(cursors: WeakSet[CursorWrapper]) -> None:
-    """Have this thread's connections note each cursor that runs a query, for as long as it lives.
+    """Make this thread's connections note each cursor that runs a query, for its lifetime.
 
     (Not a method: a thread that refers to its executor never ends.)
     """
@@ -154,14 +150,14 @@ def note_cursors(cursors: WeakSet[CursorWrapper]) -> None:
         return execute(sql, params, many, context)
 
     for connection in connections.all():
-        connection.execute_wrappers.insert(0, note)
+        internals.wrap_queries(connection, note)
 
 
 Dealt = dict[ThreadSensitiveContext, DatabaseThread]
 
 
 class Threads:
-    """The threads of this process, by the contexts that lead asgiref to them."""
+    """The threads of this process, by the contexts under which asgiref finds them."""
 
     def __init__(self) -> None:
         self.sockets: Dealt = {}
@@ -171,15 +167,15 @@ class Threads:
         self._turns = itertools.cycle(self.sockets)
 
     def for_socket(self) -> ThreadSensitiveContext:
-        """Return each thread in turn, but none that is slow, unless all are."""
+        """Return each thread in turn; skip slow ones, unless all are slow."""
         turns = itertools.islice(self._turns, len(self.sockets))
         quick = (context for context in turns if not self.sockets[context].is_slow())
         return next(quick, None) or next(self._turns)
 
     def for_handshake(self) -> ThreadSensitiveContext:
-        """Return the thread with the least to do, or a new one if all that are not slow are busy.
+        """Return the thread with the fewest jobs, or a new one if every thread is slow or busy.
 
-        While the database is away, handshakes that ask it are slow; others should not wait.
+        While the database is away, handshakes that query it are slow; others should not wait.
         """
         threads = self.handshakes
         quick = [context for context, thread in threads.items() if not thread.is_slow()]
@@ -193,17 +189,17 @@ class Threads:
         return least
 
     def look(self) -> bool:
-        """Look after each thread; return whether there is reason to do so again."""
+        """Look at each thread; return whether one of them needs another look."""
         looks = [thread.look() for thread in self._all()]
         return any(looks)
 
     def count_stuck(self) -> int:
-        """Return how many threads are stuck; the log says where."""
+        """Return the number of stuck threads, whose stacks are logged."""
         self.look()
         return sum(thread.is_stuck() for thread in self._all())
 
     def are_stuck(self) -> bool:
-        """Tell whether no thread is left for sockets, or none for handshakes."""
+        """Return whether no thread is left for sockets, or none for handshakes."""
         groups = [self.sockets.values()]
         if len(self.handshakes) == HANDSHAKE_THREADS * conf.THREADS:
             groups.append(self.handshakes.values())
@@ -213,7 +209,7 @@ class Threads:
         return [*self.sockets.values(), *self.handshakes.values()]
 
     def _add(self, threads: Dealt, name: str) -> ThreadSensitiveContext:
-        # asgiref holds contexts weakly: these dictionaries keep them.
+        # asgiref refers to contexts weakly: these dictionaries keep them alive.
         context, thread = ThreadSensitiveContext(), DatabaseThread(name)
         internals.set_executor(context, thread)
         threads[context] = thread
@@ -227,14 +223,14 @@ def get_threads() -> Threads:
 
 
 def enter_handshake_thread() -> None:
-    """Have the sync code of this task run in a thread for handshakes, until it enters another.
+    """Run this task's sync code in a thread for handshakes, until it enters another.
 
-    Where sync code waits for this task further up, as in Django's tests, its thread is used.
+    If sync code is waiting for this task, as in Django's tests, that code's thread is used.
     """
     internals.enter_context(get_threads().for_handshake)
 
 
 def enter_shared_thread() -> None:
-    """Have the sync code of this task, from here on, run in one of the threads for sockets."""
+    """From here on, run this task's sync code in one of the threads for sockets."""
     threads = get_threads()
     internals.enter_context(threads.for_socket, instead_of=threads.handshakes)

@@ -1,4 +1,4 @@
-"""Class-based socket views, and decorators for socket views of both kinds."""
+"""Class-based socket views, and a decorator for all socket views."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 def origin_exempt(view: Callable[P, R]) -> Callable[P, R]:
-    """Allow pages of any origin to open this view's sockets, with the cookies of their visitors.
+    """Allow pages of any origin to open this view's sockets, with their visitors' cookies.
 
     Use it for views that are public or check a token of their own. On a class, write
     `@method_decorator(origin_exempt, name="dispatch")`.
@@ -33,8 +33,8 @@ def origin_exempt(view: Callable[P, R]) -> Callable[P, R]:
 class WebSocketView(View):
     """A socket view as a class: override `connect`, `receive` and `disconnect`.
 
-    Each connection has an instance of its own, with `socket`, `request` (the handshake), `args`
-    and `kwargs`. Django's mixins for access, such as `LoginRequiredMixin`, work on it.
+    Each connection has its own instance, with `socket`, `request` (the handshake), `args` and
+    `kwargs`. Django's access mixins, such as `LoginRequiredMixin`, work on it.
     """
 
     socket: WebSocket
@@ -45,7 +45,7 @@ class WebSocketView(View):
             raise TypeError("Mount a WebSocketView with websocket(), not with path().")
         self.socket = request
         super().setup(self.socket.request, *args, **kwargs)
-        # Reading the user binds the socket to it, which mixins do not: they read request.user.
+        # Bind the socket to its user. Mixins do not: they read request.user.
         getattr(self.socket, "user", None)
 
     async def dispatch(  # type: ignore[override]
@@ -66,7 +66,7 @@ class WebSocketView(View):
     async def connect(self, *args: Any, **kwargs: Any) -> HttpResponseBase | None:
         """Accept the socket, or return an `HttpResponse` to refuse it.
 
-        Called with the arguments that the URL captures.
+        Called with the arguments captured from the URL.
         """
         await self.socket.accept()
         return None
@@ -78,5 +78,5 @@ class WebSocketView(View):
         """Clean up after the connection; called with its close code, however it ended.
 
         It is not called if `connect` refused the handshake. It is called if `connect` failed after
-        the accept, or if the client left meanwhile: `connect` may then not have run to its end.
+        the accept, or if the client left meanwhile: then `connect` may not have finished.
         """

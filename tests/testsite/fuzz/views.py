@@ -80,7 +80,7 @@ class View:
         await socket.accept(headers=headers)
 
     async def close_soon(self, socket, grace):
-        socket.close_soon(4000, "planned", grace=grace)
+        socket._connection.close_soon(4000, "planned", grace=grace)
 
     async def look_at_user(self, socket):
         self.case.look_at_user(socket)

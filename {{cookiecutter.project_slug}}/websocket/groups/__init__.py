@@ -1,22 +1,21 @@
-"""Groups: one message to many sockets, of this process or, with Redis, of all.
+"""Groups: send one message to many sockets, of this process or, with Redis, of all processes.
 
-A group is a name. It exists while somebody listens: sockets that joined it, and `subscribe()`.
-Delivery is at most once, in the order in which one publisher published, and without history:
-messages published before a join, or while a socket is away, are not delivered.
+A group is a name. It exists while it has members: sockets that joined it, and `subscribe()`.
+Delivery is at most once, in the order of each publisher's messages, and without history: messages
+published before a join, or while a socket is away, are not delivered.
 
-Where REDIS_URL is not set, groups live in the memory of the process that serves the sockets, and
-only that process can publish to them. With it, any process can, and all that serve get it.
+If REDIS_URL is not set, groups live in the memory of the process that serves the sockets, and
+only that process can publish to them. With it, any process can publish to all serving processes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import warnings
 from typing import Any
 
 from websocket import conf
 from websocket.counters import counters
-from websocket.groups.memory import Hub, hubs, is_loop_running
+from websocket.groups.memory import Hub, hubs
 from websocket.groups.message import (
     Member,
     Message,
@@ -48,23 +47,16 @@ __all__ = [
 
 
 def publish(group: str, message: Any, *, exclude: Socket | str | None = None) -> None:
-    """Send a message to all members of a group, except a socket (or its id); from sync code.
+    """Send a message to a group's members except `exclude`, a socket or its id; from sync code.
 
     A str goes out as a text message, bytes as a binary one, anything else as JSON in text, where
     dates, decimals and UUIDs become strings. Works in any thread and process: in views, signal
     handlers, `transaction.on_commit`, management commands and task queues. It does not wait for
     the members; a thread that is far ahead of the event loop is slowed down. Raises `ValueError`
-    for a name that no group can have, `TypeError` for what is not JSON, and with Redis
-    `PublishError` when it cannot be reached. With Redis it waits for the network: async code uses
-    `apublish`, and is warned if it does not.
+    for an invalid group name, `TypeError` for a value that JSON cannot hold, and `PublishError`
+    when Redis is used but cannot be reached. With Redis it waits for the network: async code should
+    use `apublish`, and gets a warning if it does not.
     """
-    if conf.REDIS_URL and is_loop_running():
-        warnings.warn(
-            "publish() holds up all sockets while it waits for Redis: use `await apublish()` in "
-            "async code.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
     check_name(group)
     publish_message(group, Message.encode(message), exclude)
 
@@ -76,14 +68,14 @@ async def apublish(group: str, message: Any, *, exclude: Socket | str | None = N
 
 
 def subscribe(*groups: str) -> Subscription:
-    """Iterate over what is published to some groups: for views that filter, or for no socket.
+    """Iterate over the messages of some groups: for views that filter, or code without a socket.
 
         async with subscribe("page.1") as inbox:  # From here on, nothing is missed.
             await inbox.join("page.2")
             inbox.leave("page.1")
             async for message in inbox: ...
 
-    Yields str, bytes, or the value of what was published as JSON. `async for message in
+    Yields str, bytes, or the value of a message published as JSON. `async for message in
     subscribe("orders")` works as well, but listens only from its first step on. Raises
     `ValueError` as `publish` does, `PublishError` when Redis cannot be reached to join, and
     `SubscriberTooSlow`, unless WEBSOCKET_SLOW_CLIENT is "drop": then the oldest messages are
@@ -98,7 +90,7 @@ def publish_message(group: str, message: Message, exclude: Socket | str | None =
 
 
 def can_publish() -> bool:
-    """Return whether this process can reach sockets: its own, or with Redis those of all."""
+    """Return whether this process can reach sockets: its own or, with Redis, all processes'."""
     return _hub_class().can_publish()
 
 
@@ -121,7 +113,7 @@ async def close_hub() -> None:
 def _hub_class() -> type[Hub]:
     if not conf.REDIS_URL:
         return Hub
-    # Imported only where it is used, because it needs the package `redis`.
+    # Imported only when it is used, because it needs the package `redis`.
     from websocket.groups.redis import RedisHub
 
     return RedisHub

@@ -8,7 +8,7 @@ from websocket.groups.message import Member
 
 
 class Memberships:
-    """The groups that one member has joined, or may have: a join that failed changes nothing."""
+    """The groups that one member has joined, or tried to join: a failed join changes nothing."""
 
     def __init__(self, hub: Hub, member: Member) -> None:
         self.hub = hub
@@ -16,13 +16,13 @@ class Memberships:
         self.groups: set[str] = set()
 
     async def join(self, group: str) -> None:
-        """Join a group, unless it is left before Redis confirms it."""
+        """Join a group, unless the member leaves it before Redis confirms the join."""
         self.groups.add(group)
         await self.hub.join(group, self.member)
         counters["joins"] += 1
 
     def leave(self, group: str) -> None:
-        """Leave a group, also for joins that still wait."""
+        """Leave a group, and end the joins that still wait."""
         self.groups.discard(group)
         self.hub.leave(group, self.member)
 

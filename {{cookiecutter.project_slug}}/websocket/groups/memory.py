@@ -18,8 +18,8 @@ from websocket.groups.message import Member, Message
 
 logger = logging.getLogger("django.websocket")
 
-# Messages that a thread may publish before it is slowed down to what the event loop can deliver,
-# and the seconds that it then waits after each.
+# Messages by which a thread may be ahead of the event loop before it is slowed down, and the
+# seconds that it then waits after each.
 _MAX_BACKLOG: Final = 1000
 _PAUSE: Final = 0.01
 
@@ -31,7 +31,7 @@ _lock = threading.RLock()
 
 
 def _forget_parent() -> None:
-    """Forget the event loops of the process that this one was forked from."""
+    """Forget the event loops of the parent process after a fork."""
     global _lock
     _lock = threading.RLock()
     hubs.clear()
@@ -46,16 +46,16 @@ class Hub:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.members: dict[str, dict[Member, None]] = {}
-        #: The joins that wait, by group and member: one item for each, none once it has left.
+        #: Waiting joins, by group and member: one item for each, none once the member has left.
         self.joining: dict[str, dict[Member, list[None]]] = {}
         #: Whether the event loop serves sockets.
         self.is_serving = False
-        #: What is still to be done for threads that do not wait for it.
+        #: Actions still to be run, for threads that do not wait for them.
         self.backlog: deque[Callable[[], None]] = deque()
         for loop in [loop for loop in hubs if loop.is_closed()]:
             del hubs[loop]
         hubs[self.loop] = self
-        # Run to its first yield, the generator is known to the loop, which ends it.
+        # Run to its first yield, the generator is known to the loop, which will close it.
         self._end = self._close_with_loop()
         with suppress(StopIteration):
             self._end.asend(None).send(None)
@@ -93,14 +93,14 @@ class Hub:
         await asyncio.sleep(pause)
 
     def add(self, group: str, member: Member) -> None:
-        """Add a member; what is published reaches it soon."""
+        """Add a member; messages start to reach it soon."""
         self.members.setdefault(group, {})[member] = None
 
     async def join(self, group: str, member: Member) -> None:
-        """Add a member; what is published once this returns reaches it.
+        """Add a member; messages published once this returns reach it.
 
-        A `leave` meanwhile wins: this returns, and does not add the member. Canceling is safe:
-        like a join that fails, it leaves the membership as it was.
+        A `leave` meanwhile wins: this returns without adding the member. Canceling is safe: like a
+        join that fails, it leaves the membership as it was.
         """
         joins = self.joining.setdefault(group, {}).setdefault(member, [])
         joins.append(None)
@@ -116,11 +116,11 @@ class Hub:
                     self.release(group)
 
     async def until_ready(self, group: str) -> None:
-        """Wait until what is published to a group reaches its members, and nothing older."""
+        """Wait until new messages to a group reach its members, and older ones do not."""
         await self.caught_up()
 
     def leave(self, group: str, member: Member) -> None:
-        """Remove a member, if it is one, and end its joins that wait."""
+        """Remove a member, if it has joined, and end its waiting joins."""
         self.members.get(group, {}).pop(member, None)
         self.joining.get(group, {}).pop(member, []).clear()
         self.release(group)
@@ -133,7 +133,7 @@ class Hub:
             self.joining.pop(group, None)
 
     def deliver(self, group: str, message: Message, exclude: str | None) -> None:
-        """Hand a message to the members of a group, each on its own."""
+        """Hand a message to a group's members; one that fails does not affect the others."""
         members = tuple(self.members.get(group, ()))
         if exclude is not None:
             members = tuple(member for member in members if member.id != exclude)
@@ -145,11 +145,11 @@ class Hub:
                 logger.exception("%r did not take a message to the group %r.", member, group)
 
     def deliver_soon(self, group: str, message: Message, exclude: str | None) -> None:
-        """Deliver a message after those that wait; from any thread."""
+        """Deliver a message after the waiting ones; from any thread."""
         self.do_soon(partial(self.deliver, group, message, exclude))
 
     async def caught_up(self) -> None:
-        """Wait until what was published before is delivered."""
+        """Wait until messages published earlier are delivered."""
         if self.backlog:
             done = asyncio.Event()
             self.do_soon(done.set)
@@ -164,7 +164,7 @@ class Hub:
                 self.loop.call_soon_threadsafe(self.do_next)
 
     def do_next(self) -> None:
-        """Do one thing of the backlog: after each, the server gets to write to its clients."""
+        """Run one action of the backlog; after each, the server can write to its clients."""
         try:
             self.backlog[0]()
         finally:
@@ -175,12 +175,12 @@ class Hub:
                 self.loop.call_soon(self.do_next)
 
     async def close(self) -> None:
-        """Release what the hub holds."""
+        """Release the resources of the hub."""
         if hubs.get(self.loop) is self:
             del hubs[self.loop]
 
     async def _close_with_loop(self) -> AsyncGenerator[None, None]:
-        # An event loop that ends closes its async generators first. Sync code that calls async
+        # An event loop closes its async generators before it ends. Sync code that calls async
         # code has a loop for each call, and would keep the hubs and connections of all of them.
         try:
             yield
@@ -189,12 +189,12 @@ class Hub:
 
 
 def _running_hubs() -> list[Hub]:
-    # An event loop that was closed in a hurry has left its hub behind.
+    # An event loop that did not close its async generators has left its hub behind.
     return [hub for hub in list(hubs.values()) if hub.loop.is_running()]
 
 
 def _hubs_for(group: str) -> list[Hub]:
-    """Return the hubs that a message goes to; warn if it cannot reach anything there."""
+    """Return the hubs that deliver a message; warn if none of them can reach anything."""
     running = _running_hubs()
     for hub in running:
         if hub.is_serving or hub.members:
@@ -208,7 +208,7 @@ def _hubs_for(group: str) -> list[Hub]:
 
 
 def is_loop_running() -> bool:
-    """Return whether this thread runs an event loop, which must not be held up."""
+    """Return whether this thread runs an event loop, which must not be blocked."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""A message to a group, what can receive it, and what can go wrong."""
+"""A message to a group, the members that can receive it, and the possible exceptions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from websocket.protocol import Event, SendEvent, encode_json
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
-# What precedes a message on Redis: its kind (text, binary, JSON), and the excluded socket's id.
+# The prefix of a message on Redis: its kind (text, binary, JSON), and the excluded socket's id.
 _HEAD: Final = re.compile(rb"([tbj])([0-9a-f]{32})?")
 
-# What keeping a message costs beside its data, roughly; its data is one for all that keep it.
+# The approximate bytes to keep a message besides its data, which all its members share.
 _OVERHEAD: Final = 64
 
 
@@ -36,14 +36,14 @@ def check_name(group: str) -> None:
 
 
 class Socket(Protocol):
-    """What `exclude=` takes: a `WebSocket`."""
+    """The argument of `exclude=`: a `WebSocket`."""
 
     @property
     def id(self) -> str: ...
 
 
 def id_of(socket: Socket | str | None) -> str | None:
-    """Return the id of the socket that a message is not for; raise `ValueError` for no socket."""
+    """Return the id of the socket to exclude; raise `ValueError` if it is not a socket or an id."""
     if socket is None:
         return None
     id = socket if isinstance(socket, str) else getattr(socket, "id", None)
@@ -59,7 +59,7 @@ class Message:
 
     def __init__(self, kind: bytes, data: str | bytes) -> None:
         self.kind = kind
-        # Text that has no UTF-8 (a lone surrogate) fails here, and not on its way to each member.
+        # Text without a UTF-8 encoding (a lone surrogate) fails here, and not once for each member.
         self.size = len(data.encode() if isinstance(data, str) else data) + _OVERHEAD
         self.event: Event = {
             "type": SendEvent.SEND,
@@ -75,7 +75,7 @@ class Message:
         return cls(b"j", encode_json(message))
 
     def value(self) -> Any:
-        """Return what was published, a new object for each that asks."""
+        """Return the published value, as a new object for each call."""
         if self.kind == b"j":
             return json.loads(self.event["text"])
         return self.event["text"] if self.kind == b"t" else self.event["bytes"]
@@ -87,9 +87,9 @@ class Message:
 
     @classmethod
     def unpack(cls, packed: bytes) -> tuple[Message, str | None]:
-        """Return the message that `pack` packed, and the excluded socket's id.
+        """Return the message that `pack` encoded, and the excluded socket's id.
 
-        Raises `ValueError` for what it did not pack.
+        Raises `ValueError` for bytes that are not from `pack`.
         """
         head, line_break, data = packed.partition(b"\n")
         match = _HEAD.fullmatch(head)
@@ -101,12 +101,12 @@ class Message:
 
 
 class Member(Protocol):
-    """What can join a group."""
+    """An object that can join a group."""
 
     id: str
 
     def push(self, message: Message) -> None:
-        """Take a message, without waiting."""
+        """Accept a message, without waiting."""
 
     def missed(self) -> None:
-        """Learn that messages to a group may have been missed, without waiting."""
+        """Handle a possible loss of messages to a group, without waiting."""

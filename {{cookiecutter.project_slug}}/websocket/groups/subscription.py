@@ -1,4 +1,4 @@
-"""A `subscribe()`: what is published waits here for the code that iterates over it."""
+"""The iterator of `subscribe()`, which keeps messages for the code that iterates over it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from websocket.groups.message import Message, SubscriberTooSlow, check_name
 
 
 class Subscription:
-    """An async iterator over what is published to some groups, and an async context manager.
+    """An async iterator over the messages of some groups, and an async context manager.
 
-    As a context manager, it listens from when its block is entered until the block ends.
-    Canceling is safe in the block: an iteration that is cancelled loses no message, a join that
-    is cancelled changes nothing.
+    As a context manager, it listens from the start of its block until the block ends.
+    Canceling is safe in the block: a cancelled iteration loses no message, and a cancelled join
+    changes nothing.
 
-    Without a block, it listens from its first step on and ends as an async generator does: with
-    an iteration that is cancelled, with `aclose`, or once nothing refers to it, as after a `break`
-    out of `async for message in subscribe("orders")`.
+    Without a block, it listens from its first step on and ends as an async generator does: after a
+    cancelled iteration, after `aclose`, or once nothing refers to it, as after a `break` out of
+    `async for message in subscribe("orders")`.
     """
 
     def __init__(self, get_hub: Callable[[], Hub], groups: tuple[str, ...]) -> None:
@@ -34,7 +34,7 @@ class Subscription:
             check_name(group)
         self._get_hub = get_hub
         self._groups = groups
-        # A hub keeps its members alive: were this object one, nothing could tell that it is lost.
+        # A hub keeps its members alive: as a member, this object would never be garbage-collected.
         self._mailbox: Mailbox | None = None
         self._has_block = False
 
@@ -59,7 +59,7 @@ class Subscription:
             raise
 
     async def join(self, group: str) -> None:
-        """Listen to another group, from when this returns."""
+        """Listen to another group, once this returns."""
         check_name(group)
         mailbox = await self._begin()
         if mailbox.is_closed:
@@ -67,7 +67,7 @@ class Subscription:
         await mailbox.memberships.join(group)
 
     def leave(self, group: str) -> None:
-        """Listen to a group no longer. What it has been sent already can still be received."""
+        """Stop listening to a group. Messages that have arrived can still be received."""
         if self._mailbox is not None:
             self._mailbox.memberships.leave(group)
 
@@ -90,7 +90,7 @@ class Subscription:
         return self._mailbox
 
     def __del__(self) -> None:
-        # In whichever thread this happens to be.
+        # This can run in any thread.
         mailbox = getattr(self, "_mailbox", None)
         if mailbox is not None and mailbox.memberships.groups:
             with suppress(RuntimeError):  # The loop has ended.
@@ -135,7 +135,7 @@ class Mailbox:
             await self.has_news.wait()
         if self.is_too_slow:
             self.close()
-            raise SubscriberTooSlow("More was published than this subscriber took in time.")
+            raise SubscriberTooSlow("This subscriber did not take its messages in time.")
         if self.is_closed:
             raise StopAsyncIteration
         message = self.waiting.popleft()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 from unittest import skipIf
@@ -28,7 +30,7 @@ from websocket.connection import WebSocket, WebSocketDisconnect
 from websocket.groups import PublishError
 from websocket.logins import RECENT, get_watcher
 from websocket.testing import ClientSocket, HandshakeRefused, connect
-from websocket.tests.redis_server import OnRedis
+from websocket.tests.redis_server import OnRedis, impatient
 from websocket.tests.wire import serving
 from websocket.urls import websocket
 from websocket.views import WebSocketView
@@ -139,6 +141,37 @@ async def log_out_async(request: HttpRequest) -> HttpResponse:
     return HttpResponse()
 
 
+@types.coroutine
+def cancelled_at(number: int, coroutine: Any) -> Any:
+    """Run a coroutine, and cancel its task when it waits for this time."""
+    step = coroutine.__await__()
+    try:
+        future = next(step)
+        for count in itertools.count():
+            if count == number:
+                asyncio.current_task().cancel()  # type: ignore[union-attr]
+            try:
+                result = yield future
+            except BaseException as error:
+                future = step.throw(error)
+            else:
+                future = step.send(result)
+    except StopIteration:
+        return
+
+
+async def log_out_cancelled(request: HttpRequest, number: int) -> HttpResponse:
+    """Be cancelled while logging out, as a view is whose client leaves; tell whether it was."""
+
+    async def log_out() -> None:
+        await cancelled_at(number, auth.alogout(request))
+
+    task = asyncio.ensure_future(log_out())
+    await asyncio.wait([task])
+    await sync_to_async(int)()  # After what still runs in the thread.
+    return HttpResponse(str(task.cancelled()))
+
+
 # A database that takes its time to end a session.
 ending, may_end = threading.Event(), threading.Event()
 
@@ -167,6 +200,7 @@ urlpatterns = [
     path("log-in/<name>/", log_in),
     path("log-out/", log_out),
     path("log-out-async/", log_out_async),
+    path("log-out-cancelled/<int:number>/", log_out_cancelled),
     path("visit/", visit),
     websocket("anybody/", anybody),
     websocket("greet/", greet),
@@ -499,6 +533,26 @@ class Disconnecting:
             await client.get("/log-out-async/")
             await self.assert_closed(socket)
 
+    @skipIf(django.VERSION < (5,), "alogout() came with Django 5.0")
+    async def test_an_async_logout_that_is_cancelled_ends_both_or_neither(self: Any) -> None:
+        ended = []
+        for number in range(20):
+            client = AsyncClient()
+            async with connect("/greet/", client=client, user=self.ada) as socket:
+                await self.connected(socket)
+                key = client.cookies["sessionid"].value
+                response = await client.get(f"/log-out-cancelled/{number}/")
+                ended.append(not await sync_to_async(DatabaseStore().exists)(key))
+                if ended[-1]:
+                    await self.assert_closed(socket)
+                else:
+                    await self.assert_open(socket)
+                if response.content == b"False":
+                    break
+        self.assertEqual(ended, sorted(ended))
+        self.assertIn(False, ended)
+        self.assertTrue(ended[-1])
+
     async def test_logging_out_closes_the_sockets_wherever_sessions_are_kept(self: Any) -> None:
         for engine in ENGINES:
             for save_every_request in (False, True):
@@ -653,7 +707,7 @@ class DisconnectingOnRedisTests(Disconnecting, OnRedis, TransactionTestCase):
             await sync_to_async(client.logout)()
             messages: list[bytes] = []
             while len(messages) < 2:
-                message = await asyncio.to_thread(everything.get_message, timeout=5)
+                message = await asyncio.to_thread(everything.get_message, timeout=30)
                 assert message is not None
                 if message["type"] == "pmessage":
                     messages.append(message["data"])
@@ -680,7 +734,7 @@ class DisconnectingOnRedisTests(Disconnecting, OnRedis, TransactionTestCase):
             await later.send_text("look")
             self.assertEqual(await later.wait_closed(), 1012)
 
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.2)
+    @impatient
     async def test_a_redis_that_is_away_at_the_start_makes_only_the_first_handshake_wait(
         self,
     ) -> None:
@@ -695,7 +749,7 @@ class DisconnectingOnRedisTests(Disconnecting, OnRedis, TransactionTestCase):
                         for socket in (first, second):
                             self.assertEqual(await socket.wait_closed(), 1012)
 
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
+    @impatient
     async def test_a_redis_that_is_away_stops_nobody_from_saving_a_user(self) -> None:
         client = AsyncClient()
         await sync_to_async(client.force_login)(self.ada)

@@ -393,7 +393,7 @@ class SendTests(SimpleTestCase):
                 async def fail(event, error=error):
                     raise error
 
-                socket._server_send = fail
+                socket._connection.server_send = fail
                 with self.assertRaises(WebSocketDisconnect) as caught:
                     await socket.send_text("too late")
                 self.assertIs(caught.exception.__cause__, error)
@@ -424,6 +424,54 @@ class SendTests(SimpleTestCase):
         with self.assertRaisesMessage(RuntimeError, "Cannot send 'http.response.start'"):
             await socket.send({"type": "http.response.start"})
         self.assertEqual(server.sent, [])
+
+
+class BusyServer(Server):
+    """A server whose `send` waits until its client has read: as uvicorn's, before it writes."""
+
+    def __init__(self, *events: Event) -> None:
+        super().__init__(*events)
+        self.is_writable = asyncio.Event()
+        self.is_writable.set()
+
+    async def send(self, event: Event) -> None:
+        await self.is_writable.wait()
+        await super().send(event)
+
+
+class CancelTests(SimpleTestCase):
+    async def open_socket(self) -> tuple[WebSocket, BusyServer]:
+        server = BusyServer(CONNECT)
+        socket = make_socket(server)
+        await socket.accept()
+        server.sent.clear()
+        return socket, server
+
+    async def cancel(self, coroutine: Any) -> None:
+        """Cancel a coroutine while it waits."""
+        task = asyncio.ensure_future(coroutine)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.assertFalse(task.done())
+        task.cancel()
+        with self.assertRaises(asyncio.CancelledError):
+            await task
+
+    async def test_canceling_a_receive_loses_no_message(self):
+        socket, server = await self.open_socket()
+        for receive in (socket.receive, socket.receive_text, socket.receive_json):
+            await self.cancel(receive())
+        server.events.put_nowait(text("a"))
+        self.assertEqual(await socket.receive_text(), "a")
+
+    async def test_canceling_a_send_that_waits_sends_nothing_and_others_can_be_sent(self):
+        socket, server = await self.open_socket()
+        server.is_writable.clear()
+        for sending in (socket.send_text("a"), socket.send_json("b"), socket.send_bytes(b"c")):
+            await self.cancel(sending)
+        server.is_writable.set()
+        await socket.send_text("d")
+        self.assertEqual([event.get("text") for event in server.sent], ["d"])
 
 
 class CloseTests(SimpleTestCase):
@@ -480,7 +528,7 @@ class CloseTests(SimpleTestCase):
         fresh_server = Server(CONNECT)
         fresh = make_socket(fresh_server)
         codes: list[Any] = [0, 999, 1004, 1005, 1006, 1015, 1100, 2999, 5000, "bye"]
-        closes: list[Any] = [socket.close, socket.close_soon, fresh.reject]
+        closes: list[Any] = [socket.close, socket._connection.close_soon, fresh.reject]
         for code in codes:
             for close in closes:
                 with (

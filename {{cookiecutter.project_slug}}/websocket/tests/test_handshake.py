@@ -137,7 +137,7 @@ class RoutingTests(SimpleTestCase):
         self.assertIn(sentence.encode(), refusal.content)
 
     def test_a_view_has_to_be_callable(self):
-        with self.assertRaisesMessage(TypeError, "and not 'users.views.echo'"):
+        with self.assertRaisesMessage(TypeError, "not 'users.views.echo'"):
             websocket("ws/", "users.views.echo")  # type: ignore[arg-type]
 
     async def test_a_view_has_to_be_async(self):
@@ -154,7 +154,7 @@ class RoutingTests(SimpleTestCase):
 
         with (
             self.assertLogs("django.request"),
-            self.assertRaisesMessage(TypeError, "without yield"),
+            self.assertRaisesMessage(TypeError, "must not yield"),
         ):
             async with connect_to(view):
                 pass
@@ -678,7 +678,7 @@ class RefusalTests(SimpleTestCase):
                 [
                     "The handshake at /ws/ was answered with a page (status 200): mount a page's "
                     "view with path(), not with websocket(), and refuse a handshake with an "
-                    "error's status."
+                    "error status."
                 ],
             )
 
@@ -697,7 +697,7 @@ class RefusalTests(SimpleTestCase):
     async def test_a_socket_that_is_closed_meanwhile_is_not_refused_too(self):
         async def view(socket):
             async def chunks():
-                socket.close_soon(1012)
+                socket._connection.close_soon(1012)
                 yield b"late"
 
             return StreamingHttpResponse(chunks(), status=403)

@@ -6,7 +6,9 @@ A test here that fails after an update names the function of websocket/internals
 import asyncio
 import functools
 import logging
+import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,9 +19,15 @@ from asgiref.sync import (
     markcoroutinefunction,
     sync_to_async,
 )
-from django.test import SimpleTestCase
+from django.core.handlers.base import BaseHandler
+from django.core.signals import request_finished
+from django.db.utils import ConnectionHandler
+from django.http import HttpResponse
+from django.test import SimpleTestCase, TestCase, override_settings
+from django.utils.deprecation import MiddlewareMixin
 
 from websocket import internals
+from websocket.testing import connections_kept
 from websocket.tests.uvicorn_server import (
     connect,
     frame,
@@ -142,11 +150,11 @@ class UvicornTests(SimpleTestCase):
                 _, writer = await open_socket(port, *headers)
                 writer.close()
 
-    def test_uvicorn_server(self):
+    def test_open_connections(self):
         server = uvicorn.Server(uvicorn.Config(accept))
         with server.capture_signals():  # In the main thread, where it is the process's server.
-            self.assertIs(internals.uvicorn_server(), server)
-        self.assertIsNone(internals.uvicorn_server())
+            self.assertIs(internals.open_connections(), server.server_state.connections)
+        self.assertIsNone(internals.open_connections())
 
     async def test_is_unreadable_and_refuse_unreadable(self):
         async with uvicorn_serves(accept) as (server, port):
@@ -155,7 +163,8 @@ class UvicornTests(SimpleTestCase):
                 reader, writer = await connect(port, header)
                 await until(lambda: any(map(internals.is_unreadable, connections)))
                 (connection,) = connections
-                self.assertEqual(internals.refuse_unreadable(connection), status)
+                refused = internals.refuse_unreadable(connection)
+                self.assertEqual(refused, (status, "127.0.0.1"))
                 answer = await reader.read()
                 self.assertTrue(answer.startswith(f"HTTP/1.1 {status} ".encode()), answer)
                 writer.close()
@@ -163,7 +172,7 @@ class UvicornTests(SimpleTestCase):
             self.assertFalse(any(map(internals.is_unreadable, connections)))
             writer.close()
 
-    async def test_is_unfinished(self):
+    async def test_is_unfinished_and_drop_unfinished(self):
         async def application(scope, receive, send):
             answering.set()
             await may_answer.wait()
@@ -187,6 +196,10 @@ class UvicornTests(SimpleTestCase):
                 self.assertEqual(unfinished(), [False])  # uvicorn closes it soon.
                 writer.write(b"GET / HTTP/1.1\r\n")
                 await until(lambda: unfinished() == [True])
+                (connection,) = connections
+                internals.drop_unfinished(connection)
+                with self.assertRaises(ConnectionResetError):
+                    await reader.read()
                 writer.close()
 
 
@@ -204,6 +217,18 @@ class AsgirefTests(SimpleTestCase):
 
         self.assertEqual(asyncio.run(main()), "chosen_0")
 
+    def test_waits_for_thread(self):
+        async def main():
+            waiting: Any = sync_to_async(threading.Event().wait)(0.1)
+            task = asyncio.ensure_future(waiting)
+            await asyncio.sleep(0)
+            code = waiting.cr_frame.f_code
+            await task
+            return code
+
+        self.assertTrue(internals.waits_for_thread(asyncio.run(main())))
+        self.assertFalse(internals.waits_for_thread(accept.__code__))
+
     def test_unmark_coroutine(self):
         def wrapper():
             pass
@@ -212,3 +237,72 @@ class AsgirefTests(SimpleTestCase):
         self.assertTrue(iscoroutinefunction(marked))
         internals.unmark_coroutine(marked)
         self.assertFalse(iscoroutinefunction(marked))
+
+
+class Middleware(MiddlewareMixin):
+    def process_template_response(self, request, response):
+        return f"{response}!"
+
+
+class HandlerTests(SimpleTestCase):
+    def test_template_middleware(self):
+        handler = BaseHandler()
+        with override_settings(MIDDLEWARE=[f"{__name__}.Middleware"]):
+            handler.load_middleware()
+        (method,) = internals.template_middleware(handler)
+        self.assertEqual(method(None, "response"), "response!")
+
+    def test_set_handler(self):
+        senders = []
+
+        def note(sender, **kwargs):
+            senders.append(sender)
+
+        request_finished.connect(note)
+        self.addCleanup(request_finished.disconnect, note)
+        response = HttpResponse()
+        internals.set_handler(response, BaseHandler)
+        with connections_kept():
+            response.close()
+        self.assertEqual(senders, [BaseHandler])
+
+
+class DjangoTests(TestCase):
+    def setUp(self):
+        # A file, because Django never closes a connection to a database in memory.
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        database = {
+            "CONN_MAX_AGE": 60,
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": f"{folder.name}/db.sqlite3",
+        }
+        self.connection = ConnectionHandler({"default": database})["default"]
+        self.connection.connect()
+        self.addCleanup(self.connection.close)
+
+    def test_hide_age(self):
+        close_at = internals.hide_age(self.connection)
+        assert close_at is not None
+        self.assertAlmostEqual(close_at, time.monotonic() + 60, delta=30)
+        self.assertIsNone(internals.hide_age(self.connection))
+
+    def test_close_if_old(self):
+        internals.hide_age(self.connection)
+        for close_at in (None, time.monotonic() + 60):
+            internals.close_if_old(self.connection, close_at)
+            self.assertIsNotNone(self.connection.connection)
+        internals.close_if_old(self.connection, time.monotonic() - 1)
+        self.assertIsNone(self.connection.connection)
+
+    def test_wrap_queries(self):
+        queries = []
+
+        def note(execute, sql, params, many, context):
+            queries.append(sql)
+            return execute(sql, params, many, context)
+
+        internals.wrap_queries(self.connection, note)
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        self.assertEqual(queries, ["SELECT 1"])

@@ -13,6 +13,7 @@ from django.test import SimpleTestCase, override_settings
 
 from websocket import metrics, middleware, supervisor, sweep
 from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
+from websocket.groups import apublish
 from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import (
     CONNECT,
@@ -396,6 +397,30 @@ class CleanupTests(LifeTestCase):
 
         with self.assertNoLogs("django.websocket", "WARNING"), serving(view):
             await Server(CONNECT, left()).serve()
+        self.assertEqual(cleaned, ["view"])
+
+    async def test_so_has_a_view_that_published_to_its_group_in_vain(self):
+        # The client's connection is lost, but no exception has told the view.
+        class LostServer(Server):
+            async def send(self, event):
+                if event["type"] == "websocket.send":
+                    raise ConnectionResetError
+                await super().send(event)
+
+        cleaned = []
+
+        async def view(socket):
+            await socket.accept()
+            await socket.join("room")
+            await apublish("room", "hello")
+            try:
+                await wait_for_nothing()
+            finally:
+                await asyncio.sleep(0.01)
+                cleaned.append("view")
+
+        with self.assertNoLogs("django.websocket", "WARNING"), serving(view):
+            await LostServer(CONNECT).serve()
         self.assertEqual(cleaned, ["view"])
 
     async def test_a_view_that_learns_from_the_cancel_and_goes_on_is_cut_off_too(self):

@@ -14,7 +14,7 @@ from websocket import conf
 from websocket.connection import WebSocket
 from websocket.groups import Message, PublishError, apublish, get_hub, publish
 from websocket.testing import connect
-from websocket.tests.redis_server import OnRedis
+from websocket.tests.redis_server import OnRedis, impatient
 from websocket.urls import websocket
 
 
@@ -91,7 +91,7 @@ class RedisTests(OnRedis):
 
         with mock.patch.object(Connection, "_send_packed_command", send_and_cancel):
             hub.add("a", Member())
-            done, _ = await asyncio.wait([hub.server.task], timeout=5)
+            done, _ = await asyncio.wait([hub.server.task], timeout=30)
         self.assertTrue(done)
 
     async def test_projects_can_share_a_server(self) -> None:
@@ -117,7 +117,7 @@ class RedisTests(OnRedis):
             for number in range(10):
                 async with connect(f"/room/{number}/") as two:
                     await two.receive()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 # The process also listens for logouts, and to a channel that checks the connection.
                 while len(await client.pubsub_channels()) != 3:
                     await asyncio.sleep(0.01)
@@ -170,11 +170,11 @@ class OutageTests(OnRedis):
     async def until_confirmed(self, group: str, is_confirmed: bool = True) -> None:
         """Wait until the process knows that Redis sends it a group, or that it does not."""
         server = get_hub().server  # type: ignore[attr-defined]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while server.channels[group].is_confirmed.is_set() is not is_confirmed:
                 await asyncio.sleep(0.01)
 
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
+    @impatient
     async def test_publishing_fails_in_time_where_redis_is_away(self) -> None:
         for take_away in (self.redis.freeze, self.redis.kill):
             take_away()
@@ -186,7 +186,7 @@ class OutageTests(OnRedis):
                     await asyncio.to_thread(publish, "a", number)
                 self.assertLess(time.monotonic() - start, 2)
 
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
+    @impatient
     async def test_joining_fails_in_time_where_redis_is_away(self) -> None:
         for take_away in (self.redis.freeze, self.redis.kill):
             take_away()
@@ -200,21 +200,24 @@ class OutageTests(OnRedis):
             self.assertLess(time.monotonic() - start, 2)
             self.assertNotIn("a", get_hub().members)
 
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
+    @impatient
     async def test_sockets_that_use_no_groups_work_where_redis_is_away(self) -> None:
         self.redis.kill()
         async with connect("/echo/") as client:
             await client.send_text("hello")
             self.assertEqual(await client.receive(), "hello")
 
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
     async def test_nobody_can_join_a_group_while_redis_is_away_and_members_stay(self) -> None:
         async with connect("/room/a/") as member:
             await member.receive()
             with self.assertLogs("django.websocket", "ERROR"):
                 self.redis.kill()
                 await self.until_confirmed("a", False)
-                with self.assertLogs("django.request", "ERROR"), self.assertRaises(PublishError):
+                with (
+                    impatient,
+                    self.assertLogs("django.request", "ERROR"),
+                    self.assertRaises(PublishError),
+                ):
                     async with connect("/room/a/") as client:
                         await client.receive()
             with self.assertLogs("django.websocket", "WARNING") as logs:
@@ -224,29 +227,29 @@ class OutageTests(OnRedis):
             await apublish("a", "welcome back")
             self.assertEqual(await member.receive(), "welcome back")
 
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
     async def test_a_socket_that_joins_again_while_redis_is_away_stays_a_member(self) -> None:
         async with connect("/room/a/") as member:
             await member.receive()
             with self.assertLogs("django.websocket", "ERROR"):
                 self.redis.kill()
                 await self.until_confirmed("a", False)
-                await member.send_text("a")
-                self.assertEqual(await member.receive(), "failed")
+                with impatient:
+                    await member.send_text("a")
+                    self.assertEqual(await member.receive(), "failed")
                 self.redis.start()
                 await self.until_confirmed("a")
             await apublish("a", "still a member")
             self.assertEqual(await member.receive(), "still a member")
 
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
     async def test_a_socket_that_could_not_join_does_not_get_messages_later(self) -> None:
         async with connect("/room/a/") as member:
             await member.receive()
             with self.assertLogs("django.websocket", "ERROR"):
                 self.redis.kill()
                 await self.until_confirmed("a", False)
-                await member.send_text("b")
-                self.assertEqual(await member.receive(), "failed")
+                with impatient:
+                    await member.send_text("b")
+                    self.assertEqual(await member.receive(), "failed")
                 self.redis.start()
                 await self.until_confirmed("a")
             self.assertNotIn("b", get_hub().members)
@@ -258,7 +261,7 @@ class OutageTests(OnRedis):
             await client.receive()
             self.redis.freeze()
             async with connect("/room/b/") as late:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     while "b" not in get_hub().joining:
                         await asyncio.sleep(0.01)
                 start = time.monotonic()
@@ -278,7 +281,7 @@ class OutageTests(OnRedis):
             await apublish("a", "lost")
             await self.until_confirmed("a", False)
         self.assertEqual(len(logs.records), 1)
-        self.assertIn("Listening to Redis failed, and begins again", logs.output[0])
+        self.assertIn("Listening to Redis failed: trying again", logs.output[0])
         self.assertIn("ZeroDivisionError", logs.output[0])
         await member.until(missed=1)
         await apublish("a", "received")
@@ -317,16 +320,16 @@ class MissedTests(OnRedis):
 
     async def test_when_the_connection_answers_and_the_subscription_is_gone(self) -> None:
         async with self.proxy() as proxy:
-            with mock.patch("websocket.groups.redis.CHECK_EVERY", 0.5):
+            with mock.patch("websocket.groups.server.CHECK_EVERY", 0.5):
                 member = await self.joined()
             with self.assertLogs("django.websocket", "ERROR") as logs:
                 await proxy.reconnect()
                 await self.check_that_it_learns(member)
-            self.assertIn("It answers, but does not send what is published", logs.output[0])
+            self.assertIn("It answers, but does not send published messages", logs.output[0])
 
     async def test_when_other_groups_are_sent_by_the_connection(self) -> None:
         async with self.proxy() as proxy:
-            with mock.patch("websocket.groups.redis.CHECK_EVERY", 0.5):
+            with mock.patch("websocket.groups.server.CHECK_EVERY", 0.5):
                 member = await self.joined()
             with self.assertLogs("django.websocket", "ERROR"):
                 await proxy.reconnect()
@@ -335,12 +338,11 @@ class MissedTests(OnRedis):
                 await other.until(received=1)
                 await self.check_that_it_learns(member)
 
-    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
     async def test_when_redis_confirms_too_late(self) -> None:
         early, late = await self.joined(), Member()
         self.redis.freeze()
         get_hub().add("b", late)
-        with self.assertRaises(PublishError):
+        with impatient, self.assertRaises(PublishError):
             await get_hub().join("b", Member())
         self.redis.thaw()
         await late.until(missed=1)
@@ -352,7 +354,7 @@ class MissedTests(OnRedis):
             async with self.redis_client() as other:
                 await other.client_kill_filter(_type="pubsub")
             server = get_hub().server  # type: ignore[attr-defined]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while server.channels["a"].is_confirmed.is_set():
                     await asyncio.sleep(0)
             await get_hub().join("a", late)

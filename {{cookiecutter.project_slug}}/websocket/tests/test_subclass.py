@@ -116,6 +116,16 @@ class SubclassTests(TestCase):
             await client.send_text("a")
             self.assertEqual(await client.wait_closed(), 4000)
 
+    async def test_the_public_methods_lead_to_the_same_connection_too(self):
+        async def view(socket):
+            upper = WebSocket(socket.scope, socket.receive, socket.send)
+            await upper.accept()
+            self.assertIs(socket.app_state, State.CONNECTED)
+            await upper.send_text(upper.id)
+
+        async with connect_to(view) as client:
+            self.assertEqual(len(await client.receive_text()), 32)
+
     async def test_it_gets_what_middleware_sets_for_the_accept(self):
         def visit(view):
             @functools.wraps(view)

@@ -40,14 +40,14 @@ async def next_of(messages: AsyncIterator[Any]) -> Any:
 
 async def until_member(group: str) -> None:
     """Wait until a group is listened to."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while group not in get_hub().members:
             await asyncio.sleep(0.01)
 
 
 async def until_empty(hub: Hub) -> None:
     """Wait until no group is listened to."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while hub.members:
             await asyncio.sleep(0.01)
 
@@ -173,7 +173,7 @@ class Iterating:
     async def test_each_subscriber_gets_an_object_of_its_own(self: Any) -> None:
         one, two = subscribe("a"), subscribe("a")
         tasks = [asyncio.create_task(next_of(messages)) for messages in (one, two)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(get_hub().members.get("a", ())) < 2:
                 await asyncio.sleep(0.01)
         await until_member("a")

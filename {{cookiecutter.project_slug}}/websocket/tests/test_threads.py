@@ -59,6 +59,7 @@ class TestCaseTests(TestCase):
 class SharedThreadsTests(SimpleTestCase):
     """Under a server, which `asyncio.run` stands for here, sockets share a few threads."""
 
+    @mock.patch("websocket.threads.SLOW_AFTER", 60)  # On a busy machine, too, no call is slow.
     def test_sockets_share_threads_and_each_stays_in_its_own(self):
         async def main():
             with serving(say_thread):

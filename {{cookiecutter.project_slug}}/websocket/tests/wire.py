@@ -16,6 +16,9 @@ from websocket.protocol import Event, Scope
 from websocket.testing import ClientSocket, connect, connections_kept
 from websocket.urls import websocket
 
+# Now, because it sets up the log anew: within a test, assertNoLogs() would hear nothing after it.
+import_string(settings.ASGI_APPLICATION)
+
 CONNECT: Final = {"type": "websocket.connect"}
 
 
@@ -33,7 +36,7 @@ def left(code: int = 1001, reason: str = "") -> Event:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let other tasks run until a condition holds."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0)
 

@@ -1,0 +1,54 @@
+"""A socket as a member of groups: its outbox, and how to handle a client that is too slow."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from websocket import conf, groups
+from websocket.counters import counters
+from websocket.groups.membership import Memberships
+from websocket.outbox import Outbox
+from websocket.state import Connection
+
+logger = logging.getLogger("django.websocket")
+
+
+def memberships_of(connection: Connection) -> Memberships:
+    """Return a client's memberships in groups, which end with its connection."""
+    memberships: Memberships | None = connection.memberships
+    if memberships is None:
+        outbox = connection.outbox = Outbox(
+            connection.id,
+            connection.server_send,
+            partial(failed, connection),
+            partial(too_slow, connection),
+        )
+        memberships = connection.memberships = Memberships(groups.get_hub(), outbox)
+        connection.at_end(outbox.stop)
+        connection.at_end(memberships.leave_all)
+    return memberships
+
+
+def failed(connection: Connection, error: Exception) -> None:
+    """Handle a failure to send a group's message: the client has left, or there is a bug."""
+    if isinstance(error, (OSError, RuntimeError)):
+        connection.lost()
+    elif connection.supervisor is not None:
+        connection.supervisor.fail(error)
+
+
+def too_slow(connection: Connection) -> None:
+    """Handle a client whose outbox is full.
+
+    If it is closed, it gets 1013 if it reads again before WEBSOCKET_DISCONNECT_GRACE is over, and
+    else a reset connection. The messages in the outbox are lost.
+    """
+    assert connection.outbox is not None
+    if conf.SLOW_CLIENT == "drop":
+        if not connection.outbox.is_dropping:
+            logger.warning("%r is slow to read: messages to it are dropped.", connection)
+        return
+    logger.warning("%r is slow to read: it is closed.", connection)
+    counters["closed"] += 1
+    connection.close_soon(1013, "Too slow to read.", grace=0)
