@@ -478,6 +478,19 @@ def test_the_client_comes_back_after_any_other_close(client, code):
     client.wait_for_function("count('open') === 2")
 
 
+@pytest.mark.parametrize(
+    ("final", "code", "comes_back"),
+    [("[4401]", 4401, False), ("[4401]", 1000, True), ("[]", 3003, True)],
+)
+def test_the_client_takes_a_list_of_the_codes_that_are_final(client, final, code, comes_back):
+    client.evaluate(f"connect('/ws/', [], {{ final: {final} }})")
+    client.wait_for_function("count('open') === 1")
+    client.evaluate(f"socket.send('close {code} because')")
+    client.wait_for_function("count('close') === 1")
+    assert client.evaluate("count('reconnecting')") == comes_back
+    assert client.evaluate("socket.readyState === socket.CLOSED") is not comes_back
+
+
 def test_the_client_waits_longer_and_longer_for_a_server_that_hangs_up_at_once(client):
     client.evaluate("connect('/ws/?close=1011')")
     for attempt in range(1, 8):

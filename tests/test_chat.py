@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import test_browser
-from conftest import Project, Server
+from conftest import Project, Server, edit
 from playwright.sync_api import Locator, Page, expect
 from services import running_redis
 from test_browser import CHROMIUM, FAINT_TEXTS, LOOKS, NASTY, STRICT_MIDDLEWARE, log, say, state
@@ -193,8 +193,44 @@ def test_one_whose_session_ended_while_the_server_was_away_is_told_too(
     )
     expect(state(ada)).to_have_text("Logged out")
     forget_what_was_refused(complaints)
-    # What a browser notes of the redirect that its socket was answered with.
-    complaints[:] = [text for text in complaints if "302" not in text]
+
+
+MAY_VIEW = """
+from django.contrib.auth.decorators import permission_required
+
+may_view = permission_required("chat.view_room", raise_exception=True)
+
+
+"""
+
+GIVE = """
+from django.contrib.auth.models import Permission
+permission = Permission.objects.get(codename="view_room")
+User.objects.get(username="grace").user_permissions.add(permission)
+"""
+
+TAKE_AWAY = """
+User.objects.get(username="grace").user_permissions.clear()
+"""
+
+
+def test_one_who_may_not_enter_any_more_is_told_so_and_not_of_a_logout(
+    serve, workshop, enter, project, env
+):
+    views = workshop.path / "chat" / "views.py"
+    text = views.read_text()
+    assert text.count("@login_required\nasync") == 1
+    text = text.replace("@login_required\nasync", "@may_view\nasync")
+    edit(views, text.replace("class RoomsView", MAY_VIEW + "class RoomsView"))
+    with running_redis() as redis:
+        env |= {"REDIS_URL": redis.url}
+        in_database(project, env, GIVE)
+        grace = enter(serve(path=workshop.path, env=env), "grace")
+        in_database(project, env, TAKE_AWAY)
+        expect(state(grace)).to_have_text("No access")
+        expect(grace.get_by_role("alert").filter(has_text="You may not enter")).to_be_visible()
+        expect(grace.get_by_text("You are logged out.")).to_be_hidden()
+        expect(box(grace)).to_be_hidden()
 
 
 @pytest.mark.parametrize("leave", ["kill", "stop"])

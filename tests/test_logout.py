@@ -60,7 +60,7 @@ def test_a_client_that_is_told_of_its_logout_is_not_let_in_again(site: Server) -
     async def talk(cookie: str) -> None:
         async with connect(site, "/stay/", cookie) as client:
             logging_out = asyncio.create_task(asyncio.to_thread(log_out, site, cookie))
-            assert await closed(client) == 3000
+            assert await closed(client) == 1012
             await assert_refused(site, "/stay/", cookie)
             await logging_out
 
@@ -74,7 +74,7 @@ def test_a_logout_while_a_decorator_holds_the_handshake_up_is_heard(site: Server
         await asyncio.to_thread(site.wait_for, "holds the handshake up")
         await asyncio.to_thread(log_out, site, cookie)
         await asyncio.to_thread(get, f"{site.url}/release/")
-        assert await connecting in (3000, 403)
+        assert await connecting in (1012, 403)
 
     async def open_held_up(cookie: str) -> int | None:
         try:
@@ -143,7 +143,7 @@ def test_a_slow_redis_has_confirmed_the_subscription_before_a_socket_opens(
         wire.delay = 0.3
         async with connect(server, "/alone/", cookie) as client:
             await asyncio.to_thread(log_out, other, cookie)
-            assert await closed(client) == 3000
+            assert await closed(client) == 1012
 
     with quiet(server), quiet(other):
         asyncio.run(talk(cookie_of(server, "ada")))

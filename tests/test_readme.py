@@ -29,11 +29,15 @@ FILE = re.compile(r"(?:# |// |<!-- )(?P<path>[a-z_./]+\.(?:py|js|html))(?: -->)?
 MORE_TESTS = """
 import asyncio
 
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group
+from django.core import signing
 from django.test import TestCase, TransactionTestCase
-from users.models import User
-from websocket.groups import apublish, publish
+from users.models import User, suspend
+from websocket.auth import disconnect
+from websocket.groups import apublish, get_hub, publish
 from websocket.testing import HandshakeRefused, connect
+from websocket.tests.wire import until
 
 
 class ReadmeTests(TestCase):
@@ -105,11 +109,27 @@ class CommittedTests(TransactionTestCase):
         async with connect("/ws/rooms/lobby/", user=self.anna) as socket:
             action = {"action": "close_sockets", "_selected_action": [self.anna.pk]}
             await self.async_client.post("/admin/users/user/", action)
-            assert await socket.wait_closed() == 3000
+            assert await socket.wait_closed() == 1012
         async with connect("/ws/rooms/lobby/", user=self.anna) as socket:
             staff = await Group.objects.acreate(name="staff")
             await self.anna.groups.aadd(staff)
+            assert await socket.wait_closed() == 1012
+        async with connect("/ws/rooms/lobby/", user=self.anna) as socket:
+            await sync_to_async(suspend)(User.objects.filter(username="anna"))
+            assert await socket.wait_closed() == 3003
+
+    async def test_a_token_in_the_first_message_logs_a_client_in(self):
+        anna = await User.objects.acreate_user("anna")
+        async with connect("/ws/inbox/") as socket:
+            await socket.send_text("forged")
             assert await socket.wait_closed() == 3000
+        async with connect("/ws/inbox/") as socket:
+            await socket.send_text(signing.dumps(anna.pk, salt="inbox"))
+            await until(lambda: f"user.{anna.pk}" in get_hub().members)
+            await apublish(f"user.{anna.pk}", "hello")
+            assert await socket.receive() == "hello"
+            await sync_to_async(disconnect)(anna, 4000, "Bye.")
+            assert await socket.wait_closed() == 4000
 """
 
 

@@ -100,7 +100,7 @@ async def say(socket: WebSocket, room: Room, data: dict[str, Any]) -> None:
     except Room.DoesNotExist:
         await socket.close(1008, "This room is gone.")
     except User.DoesNotExist:
-        await socket.close(3000, "Logged out.")
+        await socket.close(1012, "Connect again.")
     else:
         if errors:
             await socket.send_json({"type": "errors", "key": data["key"], "errors": errors})

@@ -13,6 +13,10 @@ from django.core.signals import setting_changed
 #: Seconds that a view may go on after its connection has ended; then it is cancelled.
 DISCONNECT_GRACE: float = 2.0
 
+#: Whether a browser whose handshake is refused with 401, 403 or a redirect to the login is told so
+#: by a close with 3000 or 3003: browsers hide the response from their pages.
+EXPLAIN_REFUSALS: bool = True
+
 #: The most bytes that a client's message may have: a larger one closes the connection with 1009.
 MAX_MESSAGE_SIZE: int = 1024 * 1024
 
@@ -53,6 +57,7 @@ def errors() -> list[str]:
     """Return an error message for each setting with an invalid value."""
     wanted = {
         "DISCONNECT_GRACE": (_is_number(DISCONNECT_GRACE), "a number of seconds, 0 or more"),
+        "EXPLAIN_REFUSALS": (isinstance(EXPLAIN_REFUSALS, bool), "True or False"),
         "MAX_MESSAGE_SIZE": (_is_whole(MAX_MESSAGE_SIZE), "a whole number of bytes, 1 or more"),
         "OUTBOX_SIZE": (_is_whole(OUTBOX_SIZE), "a whole number of bytes, 1 or more"),
         "REDIS_PREFIX": (isinstance(REDIS_PREFIX, str), "a string"),

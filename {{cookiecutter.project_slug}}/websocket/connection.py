@@ -327,8 +327,8 @@ class WebSocket(RequestAttributes):
     def user(self) -> _AnyUser:
         """The user that `AuthenticationMiddleware` found during the handshake.
 
-        Reading it binds the socket to this user: it is closed with 3000 when the session ends, or
-        the user is deactivated or changes the password (see websocket.auth).
+        Reading it binds the socket to this user: it is closed with 1012 when the session ends, or
+        the user gets another password or other rights (see websocket.auth).
         """
         logins.use(self._connection)
         user: _AnyUser = self.request.user

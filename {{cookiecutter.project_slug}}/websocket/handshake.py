@@ -29,7 +29,7 @@ from django.urls import ResolverMatch, set_urlconf
 from django.utils.http import is_same_domain
 from django.utils.log import log_response
 
-from websocket import internals
+from websocket import internals, logins
 from websocket.connection import WebSocket
 from websocket.console import answer_plain_request, name_of
 from websocket.protocol import Receive, Scope, Send, encode_header
@@ -42,6 +42,8 @@ logger = logging.getLogger("django.websocket")
 SocketView = Callable[
     Concatenate[WebSocket, ...], Coroutine[Any, Any, HttpResponseBase | None] | HttpResponseBase
 ]
+
+LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 _SCHEMES = {"ws": "http", "wss": "https"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -117,6 +119,7 @@ class HandshakeHandler(BaseHandler):
         internals.set_handler(response, self.__class__)
         del request.socket
         try:
+            forget_deleted_session(response)
             if isinstance(response, SwitchingProtocols):
                 del response["Content-Length"]  # A 101 has no content (RFC 9110, section 8.6).
                 connection.accept_headers = encode_headers(response)
@@ -197,6 +200,9 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
             request.session.keys()
         if hasattr(request, "user"):
             bool(request.user)
+            logins.login_of(request.socket._connection)
+            if LOGIN_REQUIRED in settings.MIDDLEWARE and getattr(view, "login_required", True):
+                logins.use(request.socket._connection)
         response = view(request.socket, *args, **kwargs)
         if isinstance(response, HttpResponseBase):
             return response
@@ -210,6 +216,17 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
     internals.unmark_coroutine(handshake)
     handshake.socket_view = view  # type: ignore[attr-defined]
     return handshake
+
+
+def forget_deleted_session(response: HttpResponseBase) -> None:
+    """Do not delete the session's cookie: the page may have got another one meanwhile.
+
+    A page whose socket closed because of a new password connects again, perhaps with its old
+    cookie, while the response with the new one is on its way.
+    """
+    cookie = response.cookies.get(settings.SESSION_COOKIE_NAME)
+    if cookie is not None and not cookie.value:
+        del response.cookies[settings.SESSION_COOKIE_NAME]
 
 
 def encode_headers(response: HttpResponseBase) -> list[tuple[bytes, bytes]]:
@@ -273,6 +290,16 @@ def forbid_origin(request: HttpRequest) -> HttpResponse:
         logger=logging.getLogger("django.security.csrf"),
     )
     return response
+
+
+def omit_refusal(record: logging.LogRecord) -> bool:
+    """Drop Django's line about a refused handshake: `Connection.note_refusal` logs another.
+
+    A filter for the logger "django.request".
+    """
+    is_handshake = isinstance(getattr(record, "request", None), Handshake)
+    is_djangos = hasattr(record, "status_code") and record.levelno == logging.WARNING
+    return not (is_handshake and is_djangos)
 
 
 # Sockets mistaken for requests, and vice versa

@@ -26,6 +26,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.core.handlers.base import BaseHandler
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http.response import HttpResponseBase
+from django.utils.functional import LazyObject, empty
 
 # uvicorn, and asyncio below it
 
@@ -273,6 +274,16 @@ def set_handler(response: HttpResponseBase, handler: type[BaseHandler]) -> None:
     connected for one kind of handler are not called.
     """
     response._handler_class = handler  # type: ignore[attr-defined]
+
+
+def loaded_user(request: Any) -> Any:
+    """Return a request's user, or None if the database has not been asked for it yet.
+
+    Django (3.1 to 6.1) sets a lazy object, in which `_wrapped` is `empty` until it is used. Without
+    this, the line in the log of a handshake that is refused early would ask the database.
+    """
+    user = getattr(request, "user", None)
+    return None if isinstance(user, LazyObject) and user._wrapped is empty else user
 
 
 def hide_age(connection: BaseDatabaseWrapper) -> float | None:

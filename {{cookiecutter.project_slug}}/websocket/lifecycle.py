@@ -16,9 +16,9 @@ from websocket import conf, logins, sweep
 from websocket.counters import counters, lock
 from websocket.handshake import HandshakeHandler, get_handler
 from websocket.lookout import Lookout
-from websocket.protocol import InvalidMessage, State, WebSocketDisconnect, name_of_user, one_line
+from websocket.protocol import InvalidMessage, State, WebSocketDisconnect, one_line
 from websocket.refusal import refuse
-from websocket.state import Connection
+from websocket.state import Connection, name_of_user
 from websocket.supervisor import Supervisor
 
 logger = logging.getLogger("django.request")
@@ -38,7 +38,10 @@ async def run(
         async with Supervisor(view) as supervisor:
             connection.supervisor = supervisor
             logins.watch(connection, since)
-            result = await view
+            if connection.app_state is State.DISCONNECTED:
+                view.close()  # The login has ended meanwhile, and the handshake is refused.
+            else:
+                result = await view
         await finish(connection, result, supervisor.errors)
         supervisor.errors = []  # Break a cycle: their tracebacks refer to this frame.
     finally:

@@ -1,30 +1,24 @@
 """The logins of this process's sockets, and the messages about logouts that end them.
 
-All processes listen to one group, to which websocket.auth publishes a line of text for each logout
-or similar event:
+All processes listen to one group, to which websocket.auth publishes a `Notice` for each logout or
+similar event. The sockets that it is about are closed with 1012: their pages connect again, and
+the next handshake decides.
 
-    ended DIGEST PK     a session has ended for good; DIGEST identifies it
-    session DIGEST      close the sockets of a session
-    user DIGEST PK      close a user's sockets, unless DIGEST identifies the user's password
-    user - PK           close all sockets of a user
-
-PK is the user's primary key. It is empty for "session", whose line ends with a space. A process
-that may have missed lines notes "missed" among its own.
-
-A process joins the group before its first handshake reads a session, and keeps the last lines for
-handshakes in progress, so that it misses no line about a session after a handshake has read it.
+A process joins the group before its first handshake reads a session, and keeps the last notices
+for handshakes in progress, so that it misses none about a session after a handshake has read it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import Context
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
+from asgiref.sync import sync_to_async
 from django.contrib.sessions.backends.signed_cookies import SessionStore as CookieStore
 from django.utils.crypto import salted_hmac
 
@@ -37,10 +31,7 @@ if TYPE_CHECKING:
 # A view's group cannot have this name.
 GROUP: Final = "@auth"
 
-LOGGED_OUT: Final = (3000, "Logged out.")
-IN_DOUBT: Final = (1012, "Connect again: a logout may have been missed.")
-
-# The number of messages kept for handshakes in progress.
+# The number of notices kept for handshakes in progress.
 RECENT: Final = 1000
 
 # Seconds between closing two sockets in doubt, so that not all clients reconnect at once.
@@ -50,10 +41,35 @@ PAUSE: Final = 0.005
 NAME: Final = "_websocket_name"
 
 
+CHANGED: Final = "The login has changed."
+
+
+class Notice(NamedTuple):
+    """An event that closes the sockets of some logins.
+
+    `kind` is "ended" for a session that has ended for good, "session" for the sockets of a session,
+    "user" for those of a user, and "missed" if this process may have missed a notice.
+    """
+
+    kind: str
+    #: Identifies the session or, for a user, the password and rights of those who may stay.
+    digest: str = ""
+    #: The users' primary keys; empty if they are not known.
+    pks: Sequence[str] = ()
+    #: The close code and the reason.
+    code: int = 1012
+    reason: str = CHANGED
+
+
+MISSED: Final = Notice("missed", reason="A logout may have been missed.")
+
+
 class Login:
     """The user and the session that a socket was opened with."""
 
-    __slots__ = ("connection", "digest", "ending", "is_used", "name", "pk", "watcher")
+    __slots__ = (
+        *("connection", "digest", "ending", "is_used", "name", "pk", "user_digest", "watcher"),
+    )
 
     def __init__(self, connection: Connection) -> None:
         #: None once it is over.
@@ -61,10 +77,13 @@ class Login:
         self.pk = str(getattr(connection.request.user, "pk", ""))
         self.name = name_of(getattr(connection.request, "session", None))
         self.digest: str | None = None
+        # Now, in the handshake's thread: it may query the database, and the view may change the
+        # user.
+        self.user_digest = digest_user(connection.request.user)
         #: Whether anything has read the user.
         self.is_used = False
-        #: The close code and the reason, once the login has ended.
-        self.ending: tuple[int, str] | None = None
+        #: The notice that has ended the login.
+        self.ending: Notice | None = None
         self.watcher: Watcher | None = None
 
     def use(self) -> None:
@@ -77,11 +96,11 @@ class Login:
         else:
             self.watcher.loop.call_soon_threadsafe(self.end, self.ending)
 
-    def end(self, ending: tuple[int, str]) -> None:
+    def end(self, notice: Notice) -> None:
         """Note that the login has ended, and close the connection if anything has read the user."""
-        self.ending = ending
+        self.ending = notice
         if self.is_used and self.connection is not None:
-            self.connection.close_soon(*ending)
+            self.connection.close_soon(notice.code, notice.reason)
 
     def forget(self) -> None:
         """Forget the connection, because it is over."""
@@ -89,23 +108,20 @@ class Login:
         if self.watcher is not None:
             self.watcher.forget(self)
 
-    def check(self, text: str) -> None:
-        """End the login if a message is about it."""
-        kind, _, rest = text.partition(" ")
-        digest, _, pk = rest.partition(" ")
-        if kind == "missed":
-            self.end(IN_DOUBT)
-        elif pk in ("", self.pk) and self._is_meant(kind, digest):
-            self.end(LOGGED_OUT)
+    def check(self, notice: Notice) -> None:
+        """End the login if a notice is about it."""
+        if (not notice.pks or self.pk in notice.pks) and self._is_meant(notice):
+            self.end(notice)
 
-    def _is_meant(self, kind: str, digest: str) -> bool:
-        if kind == "user":
-            user = self.connection and self.connection.request.user
-            return digest == "-" or digest != (digest_password(user) or digest)
-        # Computed once, because a message without a primary key is compared with every login.
+    def _is_meant(self, notice: Notice) -> bool:
+        if notice.kind == "missed":
+            return True
+        if notice.kind == "user":
+            return notice.digest == "" or notice.digest != (self.user_digest or notice.digest)
+        # Computed once, because a notice without a primary key is compared with every login.
         if self.digest is None and self.name is not None:
             self.digest = digest_of(self.name)
-        return digest == self.digest
+        return notice.digest == self.digest
 
 
 class Watcher:
@@ -117,10 +133,10 @@ class Watcher:
         self.loop = hub.loop
         #: The logins of open sockets, by the users' primary keys.
         self.logins: dict[str, list[Login]] = {}
-        #: The number of messages so far, and the most recent ones.
+        #: The number of notices so far, and the most recent ones.
         self.count = 0
-        self.recent: deque[str] = deque(maxlen=RECENT)
-        #: The logins that are still to be ended because a message may have been missed.
+        self.recent: deque[Notice] = deque(maxlen=RECENT)
+        #: The logins that are still to be ended because a notice may have been missed.
         self.in_doubt: list[Login] = []
         #: Done once Redis has confirmed that this process gets the messages, or has timed out.
         self.ready = self.loop.create_future()
@@ -139,7 +155,8 @@ class Watcher:
     def watch(self, login: Login, since: int) -> None:
         """End a login if a message is about it, now or among those after the first `since`."""
         connection = login.connection
-        if connection is None or connection.app_state is State.DISCONNECTED:
+        is_over = connection is None or connection.app_state is State.DISCONNECTED
+        if connection is None or is_over or login.watcher is not None:
             return
         login.watcher = self
         self.logins.setdefault(login.pk, []).append(login)
@@ -149,11 +166,11 @@ class Watcher:
         is_in_cookie = isinstance(session, CookieStore)
         first = self.count - len(self.recent)
         if since < first:
-            login.end(IN_DOUBT)
+            login.end(MISSED)
         if since < self.count or is_in_cookie:
-            for number, text in enumerate(self.recent, first):
-                if number >= since or (is_in_cookie and text.startswith("ended ")):
-                    login.check(text)
+            for number, notice in enumerate(self.recent, first):
+                if number >= since or (is_in_cookie and notice.kind == "ended"):
+                    login.check(notice)
 
     def forget(self, login: Login) -> None:
         """Stop watching a login."""
@@ -165,15 +182,18 @@ class Watcher:
 
     def push(self, message: groups.Message) -> None:
         """End the logins that a message is about."""
-        text: str = message.event["text"]
-        self._note(text)
-        pk = text.split(" ", 2)[2]
-        for login in list(self.logins.get(pk, ()) if pk else self._all()):
-            login.check(text)
+        try:
+            notice = Notice(*message.value())
+        except TypeError:
+            self.missed()  # From a process with another version of this code.
+            return
+        self._note(notice)
+        for login in [*self._logins_of(notice.pks)]:
+            login.check(notice)
 
     def missed(self) -> None:
         """End all logins one by one; the handshakes that follow check the sessions again."""
-        self._note("missed")
+        self._note(MISSED)
         is_ending = bool(self.in_doubt)
         self.in_doubt = list(self._all())
         if not is_ending:
@@ -181,12 +201,15 @@ class Watcher:
 
     def _end_next(self) -> None:
         if self.in_doubt:
-            self.in_doubt.pop().end(IN_DOUBT)
+            self.in_doubt.pop().end(MISSED)
             self.loop.call_later(PAUSE, self._end_next, context=Context())
 
-    def _note(self, text: str) -> None:
+    def _note(self, notice: Notice) -> None:
         self.count += 1
-        self.recent.append(text)
+        self.recent.append(notice)
+
+    def _logins_of(self, pks: Sequence[str]) -> Iterable[Login]:
+        return chain.from_iterable(self.logins.get(pk, ()) for pk in pks) if pks else self._all()
 
     def _all(self) -> Iterable[Login]:
         return chain.from_iterable(self.logins.values())
@@ -234,6 +257,25 @@ def use(connection: Connection) -> None:
     login.use()
 
 
+async def log_in(connection: Connection, user: Any) -> None:
+    """Make this the connection's user, whatever its session says."""
+
+    async def auser() -> Any:
+        return user
+
+    await listen()
+    request: Any = connection.request
+    request.user, request.auser = user, auser
+    login = await sync_to_async(Login)(connection)
+    login.name, login.is_used = None, True
+    if connection.login is not None:
+        connection.login.forget()
+        if connection.endings and connection.login.forget in connection.endings:
+            connection.endings.remove(connection.login.forget)
+    connection.login = login
+    watch(connection)
+
+
 def login_of(connection: Connection) -> Login | None:
     """Return a connection's login, if its user is logged in."""
     if connection.login is None:
@@ -255,10 +297,12 @@ def digest_of(secret: str) -> str:
     return salted_hmac(GROUP, secret, algorithm="sha256").hexdigest()
 
 
-def digest_password(user: Any) -> str:
-    """Return a digest that identifies a user's password, or an empty string if there is none."""
-    has_hash = hasattr(user, "get_session_auth_hash")
-    return digest_of(user.get_session_auth_hash()) if has_hash else ""
+def digest_user(user: Any) -> str:
+    """Return a digest of a user's password and rights, or an empty string without a password."""
+    if not hasattr(user, "get_session_auth_hash"):
+        return ""
+    rights = [bool(getattr(user, name, False)) for name in ("is_staff", "is_superuser")]
+    return digest_of(f"{user.get_session_auth_hash()} {rights}")
 
 
 def _is_running(loop: asyncio.AbstractEventLoop) -> bool:

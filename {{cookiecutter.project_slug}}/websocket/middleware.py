@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import set_script_prefix
 
 from websocket import conf, groups, internals, logins, sweep
-from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler
+from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler, omit_refusal
 from websocket.lifecycle import run
 from websocket.link import Link
 from websocket.pending import Pending
@@ -35,6 +35,7 @@ def websockets(app: Application) -> Application:
         raise ImproperlyConfigured(" ".join(errors))
     get_handler()
     logging.getLogger("asyncio").addFilter(internals.excuse_bad_frames)
+    logging.getLogger("django.request").addFilter(omit_refusal)
     logging.getLogger("uvicorn.error").addFilter(internals.excuse_bad_text)
     internals.lift_header_limits()
 

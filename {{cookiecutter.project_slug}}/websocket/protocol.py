@@ -157,15 +157,6 @@ def one_line(value: Any) -> str:
     return str(value).encode("unicode_escape").decode("ascii")
 
 
-def name_of_user(request: Any) -> str:
-    """Return the name of a request's user for the log, or a dash if nobody is logged in."""
-    user = getattr(request, "user", None)
-    if user is None or not user.is_authenticated:
-        return "-"
-    # Not str(), which may query the database.
-    return one_line(user.get_username() if hasattr(user, "get_username") else user.pk)
-
-
 encode_json = DjangoJSONEncoder(separators=(",", ":")).encode
 
 

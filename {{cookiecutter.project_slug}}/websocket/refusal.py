@@ -6,13 +6,19 @@ import asyncio
 import logging
 from contextlib import suppress
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth import REDIRECT_FIELD_NAME
+from django.core.exceptions import DisallowedHost
 from django.http.response import HttpResponseBase
+from django.shortcuts import resolve_url
+from django.urls import NoReverseMatch
 
-from websocket.counters import counters
-from websocket.handshake import encode_headers, get_handler
-from websocket.protocol import State
+from websocket import conf, internals
+from websocket.handshake import encode_headers, get_handler, is_origin_allowed
+from websocket.protocol import SendEvent, State
 from websocket.state import Connection
 
 logger = logging.getLogger("django.websocket")
@@ -31,10 +37,12 @@ async def refuse(connection: Connection, response: HttpResponseBase) -> None:
     warn(connection, response)
     if connection.app_state is not State.CONNECTING:
         return  # It was closed meanwhile, for example by a logout.
-    if "websocket.http.response" not in (connection.scope.get("extensions") or {}):
+    if explanation := explain(connection, response):
+        await close(connection, status, headers, explanation)
+    elif "websocket.http.response" not in (connection.scope.get("extensions") or {}):
         await connection.close()
-        return
-    await send(connection, status, headers, body)
+    else:
+        await send(connection, status, headers, body)
     # Let uvicorn note the end of the connection first: otherwise it logs a false error.
     await asyncio.sleep(0)
 
@@ -47,13 +55,71 @@ async def send(
     for header in connection.accept_headers:
         if header[0] == b"set-cookie" or header[0] not in names:
             headers.append(header)
-    counters[f"handshake {status}"] += 1
+    connection.note_refusal(status)
     connection.advance(State.DISCONNECTED, 1006)
     with suppress(OSError, RuntimeError):  # The client has left.
         await connection.server_send(
             {"type": "websocket.http.response.start", "status": status, "headers": headers}
         )
         await connection.server_send({"type": "websocket.http.response.body", "body": body})
+    connection.link.end()
+
+
+def explain(connection: Connection, response: HttpResponseBase) -> tuple[int, str] | None:
+    """Return the close code and the reason that tell a browser's page why it is refused.
+
+    Browsers hide the response from their pages. Clients that send no `Origin` are no browsers, and
+    pages of a foreign origin learn nothing.
+    """
+    request = getattr(connection, "request", None)
+    if not conf.EXPLAIN_REFUSALS or request is None or "HTTP_ORIGIN" not in request.META:
+        return None
+    is_unauthorized = response.status_code == 401 or leads_to_login(response)
+    if not (is_unauthorized or response.status_code == 403):
+        return None
+    with suppress(DisallowedHost):
+        if is_origin_allowed(request):
+            reason = response.reason_phrase.encode(errors="replace")[:123].decode(errors="ignore")
+            if response.status_code in (401, 403):
+                return 3000 if is_unauthorized else 3003, reason
+            # A decorator such as permission_required sends those who are logged in there as well.
+            user = internals.loaded_user(request)
+            is_known = user is not None and user.is_authenticated
+            return (3003, "Forbidden") if is_known else (3000, "Log in first.")
+    return None
+
+
+def leads_to_login(response: HttpResponseBase) -> bool:
+    """Return whether a response redirects to the login page, as Django's decorators do."""
+    if response.status_code not in (302, 303, 307):
+        return False
+    with suppress(NoReverseMatch, ValueError):
+        location = urlsplit(response.get("Location", ""))
+        if any(name == REDIRECT_FIELD_NAME for name, value in parse_qsl(location.query)):
+            return True
+        return location.path == urlsplit(resolve_url(settings.LOGIN_URL)).path
+    return False
+
+
+async def close(
+    connection: Connection,
+    status: int,
+    headers: list[tuple[bytes, bytes]],
+    explanation: tuple[int, str],
+) -> None:
+    """Accept and close at once, which counts as a refusal; only cookies are sent with it."""
+    code, reason = explanation
+    headers = [*connection.accept_headers, *headers]
+    cookies = [header for header in headers if header[0] == b"set-cookie"]
+    # A browser that offers subprotocols takes no accept without one.
+    subprotocol = next(iter(connection.scope.get("subprotocols") or ()), None)
+    accept = {"type": SendEvent.ACCEPT, "subprotocol": subprotocol, "headers": cookies}
+    connection.note_refusal(status)
+    connection.advance(State.DISCONNECTED, code, reason)
+    with suppress(OSError, RuntimeError):  # The client has left.
+        await connection.server_send(accept)
+        connection.link.resume()
+        await connection.server_send({"type": SendEvent.CLOSE, "code": code, "reason": reason})
     connection.link.end()
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from django.http import HttpRequest
 
-from websocket import conf
+from websocket import conf, internals
 from websocket.counters import counters
 from websocket.inbox import Inbox
 from websocket.link import LINGER, Link
@@ -31,7 +31,7 @@ from websocket.protocol import (
     WebSocketDisconnect,
     check_close,
     is_too_large,
-    name_of_user,
+    one_line,
     size_of,
 )
 from websocket.supervisor import Supervisor
@@ -247,7 +247,7 @@ class Connection:
         check_close(code, reason)
         if self.app_state is not _DISCONNECTED:
             if self.app_state is _CONNECTING:
-                counters["handshake 403"] += 1
+                self.note_refusal(403)
             self.advance(State.DISCONNECTED, code, reason)
             self.is_drained = True
             if (rest := begin(self.send_close(code, reason))) is not None:
@@ -315,17 +315,33 @@ class Connection:
             self.inbox.stop()
         if self.closing is not None:
             self.closing.cancel()
-        # A server that stops (1012) cannot wait for a client that does not read.
-        self.link.end(conf.DISCONNECT_GRACE if self.close_code == 1012 else LINGER)
+        # A server that stops cannot wait for a client that does not read.
+        has_stopped = self.close_code == 1012 and self.client_state is _DISCONNECTED
+        self.link.end(conf.DISCONNECT_GRACE if has_stopped else LINGER)
         if self.opened:
             seconds = time.monotonic() - self.opened
             counts = f"{self.messages_in} in, {self.messages_out} out"
             self.log(f"{self.close_code or 1006} {seconds:.1f} s, {counts}")
 
-    # The log: one line when a socket opens, one when it closes, without the query string
+    # The log: one line if a handshake is refused, else one when the socket opens and one when it
+    # closes, without the query string
 
-    def log(self, what: str) -> None:
-        if logger.isEnabledFor(logging.INFO):
+    def note_refusal(self, status: int) -> None:
+        """Count and log that the handshake is refused."""
+        counters[f"handshake {status}"] += 1
+        self.log(f"refused: {status}", logging.WARNING if status >= 400 else logging.INFO)
+
+    def log(self, what: str, level: int = logging.INFO) -> None:
+        if logger.isEnabledFor(level):
             client = quote(str((self.scope.get("client") or ("-",))[0]), safe=":.")
             user = name_of_user(getattr(self, "request", None))
-            logger.info("WebSocket %s %s %s %s", self.path, client, user, what)
+            logger.log(level, "WebSocket %s %s %s %s", self.path, client, user, what)
+
+
+def name_of_user(request: Any) -> str:
+    """Return the name of a request's user for the log, or a dash if it is not known."""
+    user = internals.loaded_user(request)
+    if user is None or not user.is_authenticated:
+        return "-"
+    # Not str(), which may query the database.
+    return one_line(user.get_username() if hasattr(user, "get_username") else user.pk)

@@ -222,7 +222,7 @@ class CommittedTests(TransactionTestCase):
             await read_history(socket)
             with mock.patch.object(MessageForm, "save", delete_and_save):
                 await say(socket, "Am I still here?")
-                self.assertEqual(await socket.wait_closed(), 3000)
+                self.assertEqual(await socket.wait_closed(), 1012)
 
     async def test_a_key_that_another_connection_stores_meanwhile_is_taken(self) -> None:
         key = uuid.uuid4().hex

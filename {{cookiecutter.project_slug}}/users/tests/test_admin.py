@@ -49,7 +49,7 @@ class CloseSocketsTests(TransactionTestCase):
             for socket in (ada, bob):
                 await socket.receive()
             self.assertEqual(await self.choose(self.ada), 302)
-            self.assertEqual(await ada.wait_closed(), 3000)
+            self.assertEqual(await ada.wait_closed(), 1012)
             await bob.send_text("still here")
             self.assertEqual(await bob.receive(), "still here")
 

@@ -17,18 +17,19 @@ from django.contrib import auth
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.mixins import PermissionRequiredMixin
-from django.contrib.auth.models import update_last_login
+from django.contrib.auth.models import AnonymousUser, Group, Permission, update_last_login
 from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
-from django.test import AsyncClient, TransactionTestCase, override_settings
+from django.test import AsyncClient, TransactionTestCase, modify_settings, override_settings
 from django.urls import path
 
 from websocket import groups
-from websocket.auth import disconnect
+from websocket.auth import disconnect, login
 from websocket.connection import WebSocket, WebSocketDisconnect
 from websocket.groups import PublishError
-from websocket.logins import RECENT, get_watcher
+from websocket.handshake import get_handler
+from websocket.logins import RECENT, Notice, get_watcher
 from websocket.testing import ClientSocket, HandshakeRefused, connect
 from websocket.tests.redis_server import OnRedis, impatient
 from websocket.tests.wire import serving
@@ -101,6 +102,38 @@ async def log_out_here(socket: WebSocket) -> None:
     await socket.send_text("ready")
     async for _ in socket:
         await sync_to_async(auth.logout)(socket.request)
+
+
+async def log_in_by_message(socket: WebSocket) -> None:
+    await socket.accept()
+    users: Any = get_user_model()
+    user: Any
+    async for name in socket:
+        if name == "anonymous":
+            user = AnonymousUser()
+        elif name == "inactive":
+            user = users(username="inactive", is_active=False)
+        else:
+            user = await sync_to_async(users.objects.get)(username=name)
+        try:
+            await login(socket, user)
+        except ValueError:
+            await socket.send_text("ValueError")
+        else:
+            await socket.send_text(socket.user.get_username())
+            break
+    await socket.join("ready")
+    await socket.send_text("ready")
+    async for message in socket:
+        await socket.send_message(message)
+
+
+def change_password(request: HttpRequest) -> HttpResponse:
+    user: Any = request.user
+    user.set_password("another")
+    user.save()
+    auth.update_session_auth_hash(request, user)
+    return HttpResponse()
 
 
 # What happens between a handshake's look at its session and the start of its view.
@@ -201,11 +234,13 @@ urlpatterns = [
     path("log-out/", log_out),
     path("log-out-async/", log_out_async),
     path("log-out-cancelled/<int:number>/", log_out_cancelled),
+    path("change-password/", change_password),
     path("visit/", visit),
     websocket("anybody/", anybody),
     websocket("greet/", greet),
     websocket("here/", log_out_here),
     websocket("later/", look_later),
+    websocket("log-in/", log_in_by_message),
     websocket("slow/", login_required(slow(anybody))),
     websocket("slow-anybody/", slow(look_later)),
     websocket("token/", log_in_later),
@@ -233,15 +268,17 @@ class Disconnecting:
         async with connect("/greet/", user=self.last) as last:
             await self.connected(last)
             await sync_to_async(disconnect)(self.last)
-            await self.assert_closed(last)
+            await self.assert_closed(last, reason="")
         for socket in sockets:
             await socket.send_text("still here")
             self.assertEqual(await socket.receive(), "still here")
 
-    async def assert_closed(self: Any, *sockets: ClientSocket) -> None:
+    async def assert_closed(
+        self: Any, *sockets: ClientSocket, reason: str = "The login has changed."
+    ) -> None:
         for socket in sockets:
-            self.assertEqual(await socket.wait_closed(), 3000)
-            self.assertEqual(socket.close_reason, "Logged out.")
+            self.assertEqual(await socket.wait_closed(), 1012)
+            self.assertEqual(socket.close_reason, reason)
 
     async def test_logging_out_closes_the_sockets_of_the_session_and_no_others(self: Any) -> None:
         phone, laptop = AsyncClient(), AsyncClient()
@@ -276,7 +313,7 @@ class Disconnecting:
             await sync_to_async(self.ada.delete)()
             await self.assert_open(socket)
 
-    async def assert_closes(self: Any, change: Any) -> None:
+    async def assert_closes(self: Any, change: Any, reason: str = "The login has changed.") -> None:
         """Make a change to Ada, and see her sockets closed, and nobody else's."""
         async with (
             connect("/greet/", user=self.ada) as one,
@@ -286,7 +323,7 @@ class Disconnecting:
             for socket in (one, two, other_user):
                 await self.connected(socket)
             await sync_to_async(change)()
-            await self.assert_closed(one, two)
+            await self.assert_closed(one, two, reason=reason)
             await self.assert_open(other_user)
 
     async def assert_closes_nothing(self: Any, change: Any) -> None:
@@ -326,8 +363,8 @@ class Disconnecting:
         def rename() -> None:
             self.ada.first_name = "Ada"
             self.ada.save()
-            self.ada.is_staff = True
-            self.ada.save(update_fields=["is_staff"])
+            self.ada.last_name = "Lovelace"
+            self.ada.save(update_fields=["last_name"])
 
         await self.assert_closes_nothing(rename)
 
@@ -341,7 +378,7 @@ class Disconnecting:
         await self.assert_closes_nothing(change_and_regret)
 
     async def test_a_user_can_be_disconnected(self: Any) -> None:
-        await self.assert_closes(lambda: disconnect(self.ada))
+        await self.assert_closes(lambda: disconnect(self.ada), reason="")
 
     async def test_a_session_can_be_disconnected(self: Any) -> None:
         client = AsyncClient()
@@ -352,7 +389,7 @@ class Disconnecting:
             await self.connected(socket)
             await self.connected(other_session)
             await sync_to_async(disconnect)(client.cookies["sessionid"].value)
-            await self.assert_closed(socket)
+            await self.assert_closed(socket, reason="")
             await self.assert_open(other_session)
 
     async def test_who_was_disconnected_can_connect_again_while_logged_in(self: Any) -> None:
@@ -360,7 +397,7 @@ class Disconnecting:
         async with connect("/greet/", client=client, user=self.ada) as socket:
             await self.connected(socket)
             await sync_to_async(disconnect)(self.ada)
-            await self.assert_closed(socket)
+            await self.assert_closed(socket, reason="")
         async with connect("/members/", client=client) as socket:
             await self.connected(socket)
 
@@ -394,7 +431,7 @@ class Disconnecting:
             await socket.send_text("ada")
             await self.connected(socket)
             await sync_to_async(disconnect)(self.ada)
-            await self.assert_closed(socket)
+            await self.assert_closed(socket, reason="")
 
     # A first look at the user long after the handshake
 
@@ -412,7 +449,7 @@ class Disconnecting:
                     # Not the secret.
                     with self.assertRaises(WebSocketDisconnect) as closed:
                         await socket.receive()
-                    self.assertEqual(closed.exception.code, 3000)
+                    self.assertEqual(closed.exception.code, 1012)
 
     async def test_a_socket_that_has_looked_late_closes_with_the_login(self: Any) -> None:
         for look in ("look", "look in a thread"):
@@ -485,7 +522,7 @@ class Disconnecting:
         watcher, heard = get_watcher(), threading.Event()
 
         def hear_too_much() -> None:
-            message = groups.Message.encode(f"user - {self.bob.pk}")
+            message = groups.Message.encode(list(Notice("user", pks=[str(self.bob.pk)])))
             for _ in range(RECENT + 1):
                 watcher.push(message)
             heard.set()
@@ -522,6 +559,165 @@ class Disconnecting:
                     async with connect("/members/", client=copy):
                         pass
                 await logout
+
+    # A socket closes whenever its user's rights change, and the next handshake decides
+
+    async def test_other_groups_or_permissions_close_a_users_sockets(self: Any) -> None:
+        group = await sync_to_async(Group.objects.create)(name="staff")
+        other = await sync_to_async(Group.objects.create)(name="other")
+        permission: Any = await sync_to_async(Permission.objects.first)()
+        await sync_to_async(other.user_set.add)(self.bob)
+        changes: dict[str, Callable[[], Any]] = {
+            "a group": lambda: self.ada.groups.add(group),
+            "a permission of the group": lambda: group.permissions.add(permission),
+            "none any more": lambda: permission.group_set.clear(),
+            "one again": lambda: permission.group_set.add(group),
+            "no group": lambda: group.user_set.remove(self.ada),
+            "all": lambda: group.user_set.set([self.ada]),
+            "a deleted group": group.delete,
+            "a permission of the user's": lambda: self.ada.user_permissions.add(permission),
+            "nobody's permission": lambda: permission.user_set.clear(),
+            "is_staff": lambda: self.change(is_staff=True),
+            "is_superuser": lambda: self.change(is_superuser=True),
+        }
+        async with connect("/greet/", user=self.bob) as his:
+            await self.connected(his)
+            for name, change in changes.items():
+                with self.subTest(name):
+                    async with connect("/greet/", user=self.ada) as hers:
+                        await self.connected(hers)
+                        await sync_to_async(change)()
+                        await self.assert_closed(hers)
+            for change in (
+                lambda: other.user_set.add(self.bob),
+                lambda: self.bob.groups.add(other),
+                lambda: group.permissions.remove(permission) if group.pk else None,
+                lambda: permission.group_set.clear(),
+            ):
+                await sync_to_async(change)()
+            await self.assert_open(his)
+            await sync_to_async(other.permissions.add)(permission)
+            await self.assert_closed(his)
+        async with connect("/greet/", user=self.bob) as his:
+            await self.connected(his)
+            await sync_to_async(permission.delete)()
+            await self.assert_closed(his)
+
+    def change(self: Any, **fields: Any) -> None:
+        for name, value in fields.items():
+            setattr(self.ada, name, value)
+        self.ada.save()
+
+    async def test_users_who_change_their_password_connect_again_with_their_session(
+        self: Any,
+    ) -> None:
+        client = AsyncClient()
+        async with (
+            connect("/greet/", client=client, user=self.ada) as here,
+            connect("/greet/", user=self.ada) as elsewhere,
+        ):
+            await self.connected(here)
+            await self.connected(elsewhere)
+            await client.get("/change-password/")
+            await self.assert_closed(here, elsewhere)
+        async with connect("/members/", client=client) as socket:
+            await self.connected(socket)
+
+    async def test_a_public_page_goes_on_without_the_user(self: Any) -> None:
+        client = AsyncClient()
+        async with connect("/greet/", client=client, user=self.ada) as socket:
+            await self.connected(socket)
+            await client.get("/log-out/")
+            await self.assert_closed(socket)
+        async with connect("/greet/", client=client) as socket:
+            await self.connected(socket)
+            await self.assert_open(socket)
+
+    @skipIf(django.VERSION < (5, 1), "LoginRequiredMiddleware came with Django 5.1")
+    async def test_a_site_behind_a_login_need_not_look_at_the_user(self: Any) -> None:
+        client = AsyncClient()
+        middleware = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+        self.addCleanup(get_handler.cache_clear)
+        with modify_settings(MIDDLEWARE={"append": middleware}):
+            get_handler.cache_clear()
+            async with connect("/anybody/", client=client, user=self.ada) as socket:
+                await self.connected(socket)
+                await sync_to_async(client.logout)()
+                await self.assert_closed(socket)
+
+    async def test_disconnecting_may_have_a_code_and_a_reason(self: Any) -> None:
+        async with connect("/greet/", user=self.ada) as socket:
+            await self.connected(socket)
+            await sync_to_async(disconnect)(self.ada, 4000, "Enough, “for today”.")
+            self.assertEqual(await socket.wait_closed(), 4000)
+            self.assertEqual(socket.close_reason, "Enough, “for today”.")
+        for code, reason in ((1005, ""), (1012, "x" * 124)):
+            with self.assertRaises(ValueError):
+                await sync_to_async(disconnect)(self.ada, code, reason)
+
+    # A client may prove its identity in its first message
+
+    async def test_a_client_that_logs_in_by_a_message_is_that_user(self: Any) -> None:
+        client = AsyncClient()
+        async with (
+            connect("/log-in/", client=client, user=self.bob) as socket,
+            connect("/log-in/") as other,
+        ):
+            for one in (socket, other):
+                await one.send_text("ada")
+                self.assertEqual(await one.receive(), "ada")
+                await self.connected(one)
+            await sync_to_async(disconnect)(self.bob)
+            await sync_to_async(client.logout)()
+            await self.assert_open(socket, other)
+            with self.assertLogs("django.websocket", "INFO") as logs:
+                await sync_to_async(self.change)(is_active=False)
+                await self.assert_closed(socket, other)
+            self.assertIn(" ada 1012 ", logs.output[-1])
+
+    async def test_a_change_between_the_look_at_the_user_and_the_login_is_heard(self: Any) -> None:
+        async def view(socket: WebSocket) -> None:
+            await socket.accept()
+            user = await sync_to_async(get_user_model().objects.get)(username="ada")
+            await sync_to_async(self.change)(is_active=False)
+            await login(socket, user)
+            await socket.receive()
+
+        with serving(view):
+            async with connect("/ws/") as socket:
+                await self.assert_closed(socket)
+
+    async def test_a_view_that_reloads_its_user_does_not_keep_the_socket_of_a_thief(
+        self: Any,
+    ) -> None:
+        async def view(socket: WebSocket) -> None:
+            assert socket.user.is_authenticated
+            await socket.accept()
+            await socket.send_text("ready")
+            async for _ in socket:
+                await sync_to_async(socket.user.refresh_from_db)()
+                await socket.send_text("reloaded")
+
+        users: Any = get_user_model()
+
+        def change_quietly() -> None:
+            self.ada.set_password("another")
+            users.objects.filter(pk=self.ada.pk).update(password=self.ada.password)
+
+        with serving(view):
+            async with connect("/ws/", user=self.ada) as socket:
+                self.assertEqual(await socket.receive(), "ready")
+                await sync_to_async(change_quietly)()
+                await socket.send_text("reload")
+                self.assertEqual(await socket.receive(), "reloaded")
+                await sync_to_async(self.ada.save)()
+                await self.assert_closed(socket)
+
+    async def test_nobody_can_log_in_as_nobody(self: Any) -> None:
+        async with connect("/log-in/") as socket:
+            for name in ("anonymous", "inactive"):
+                await socket.send_text(name)
+                self.assertEqual(await socket.receive(), "ValueError")
 
     # Sessions end in many ways, and are kept in many places
 
@@ -629,7 +825,7 @@ class Disconnecting:
                 await self.connected(socket)
                 await client.get("/visit/")
                 await sync_to_async(disconnect)(client.cookies["sessionid"].value)
-                await self.assert_closed(socket)
+                await self.assert_closed(socket, reason="")
             async with connect("/greet/", client=client) as socket:
                 await self.connected(socket)
                 await self.assert_open(socket)

@@ -45,6 +45,7 @@ class SettingsTests(SimpleTestCase):
     def test_each_setting_has_values_that_it_cannot_have(self):
         wrong: dict[str, list[Any]] = {
             "DISCONNECT_GRACE": [-1, "2", None, float("inf"), float("nan")],
+            "EXPLAIN_REFUSALS": [None, 1, "false"],
             "MAX_MESSAGE_SIZE": [0, 1.5, "1 MB"],
             "OUTBOX_SIZE": [0, None],
             "REDIS_PREFIX": [None, b"chat:"],

@@ -4,7 +4,7 @@ import gc
 import sys
 import threading
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock, skipUnless
 
 import django
@@ -13,17 +13,30 @@ from django.conf.urls.i18n import i18n_patterns
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required, permission_required, user_passes_test
 from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import PermissionDenied
 from django.core.handlers import asgi
 from django.core.signals import got_request_exception
 from django.db import connection
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import (
+    Http404,
+    HttpResponse,
+    HttpResponseForbidden,
+    HttpResponseRedirect,
+    StreamingHttpResponse,
+)
 from django.template.response import TemplateResponse
 from django.test import AsyncClient, SimpleTestCase, TestCase, modify_settings, override_settings
 from django.urls import include, path, reverse
-from django.utils.decorators import async_only_middleware, sync_and_async_middleware
+from django.utils.decorators import (
+    async_only_middleware,
+    sync_and_async_middleware,
+    sync_only_middleware,
+)
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
+from websocket.counters import counters
+from websocket.handshake import get_handler
 from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import CONNECT, Server, connect_to, serving
 from websocket.urls import re_websocket, websocket
@@ -130,7 +143,10 @@ class RoutingTests(SimpleTestCase):
             f"No socket at /page/: mount {__name__}.page with websocket(), not with path(), "
             "if it is a socket view."
         )
-        self.assertEqual([record.getMessage() for record in logs.records], [sentence])
+        self.assertEqual(
+            [record.getMessage() for record in logs.records],
+            [sentence, "WebSocket /page/ 127.0.0.1 - refused: 404"],
+        )
         with override_settings(DEBUG=True):
             refusal = await refusal_of("/page/")
         self.assertEqual(refusal.status_code, 404)
@@ -678,7 +694,8 @@ class RefusalTests(SimpleTestCase):
                 [
                     "The handshake at /ws/ was answered with a page (status 200): mount a page's "
                     "view with path(), not with websocket(), and refuse a handshake with an "
-                    "error status."
+                    "error status.",
+                    "WebSocket /ws/ 127.0.0.1 - refused: 200",
                 ],
             )
 
@@ -689,7 +706,8 @@ class RefusalTests(SimpleTestCase):
             [record.getMessage() for record in logs.records],
             [
                 "The handshake at /ws was redirected to /ws/, which no browser follows: connect "
-                "there."
+                "there.",
+                "WebSocket /ws 127.0.0.1 - refused: 301",
             ],
         )
 
@@ -770,6 +788,197 @@ class RefusalTests(SimpleTestCase):
         async with connect_to(view) as client:
             self.assertEqual(await client.wait_closed(), 3000)
         self.assertEqual(client.close_reason, "Log in first.")
+
+
+class ExplainedTests(TestCase):
+    """A browser hides a refusal from its page, and is told by a close."""
+
+    def setUp(self):
+        super().setUp()
+        self.enterContext(override_settings(LOGIN_URL="/accounts/login/"))
+
+    browser: ClassVar = {"Origin": "http://testserver"}
+
+    async def close_of(self, view: Any, **kwargs: Any) -> tuple[int, str]:
+        """Return how a browser's handshake is closed, which counts as a refusal and is logged."""
+        before = counters.copy()
+        with (
+            serving(view),
+            self.assertNoLogs("django.request"),
+            self.assertLogs("django.websocket", "INFO") as logs,
+        ):
+            async with connect("/ws/", headers=self.browser, **kwargs) as client:
+                code = await client.wait_closed()
+        [line] = logs.output
+        [(key, count)] = (counters - before).items()
+        self.assertEqual(count, 1)
+        self.assertIn(f"WebSocket /ws/ 127.0.0.1 - refused: {key.split()[1]}", line)
+        return code, client.close_reason
+
+    async def test_one_that_has_to_log_in(self):
+        def redirect_elsewhere(socket):
+            return HttpResponseRedirect("/elsewhere/?next=/ws/")
+
+        def unauthorized(socket):
+            return HttpResponse(status=401, reason="No token")
+
+        async def redirect_late(socket):
+            return HttpResponseRedirect("/accounts/login/")
+
+        for view, reason in (
+            (login_required(show), "Log in first."),
+            (redirect_elsewhere, "Log in first."),
+            (redirect_late, "Log in first."),
+            (unauthorized, "No token"),
+        ):
+            self.assertEqual(await self.close_of(view), (3000, reason))
+
+    async def test_one_that_is_logged_in_and_sent_to_the_login_is_forbidden(self):
+        user = await sync_to_async(get_user_model().objects.create_user)("ada")
+        may_not = permission_required("users.nothing")(show)
+        async with connect_to(may_not, headers=self.browser, user=user) as client:
+            self.assertEqual(await client.wait_closed(), 3003)
+
+    async def test_a_redirect_with_any_query_is_an_answer(self):
+        query = "a&" * 2000 + "b=["
+
+        def redirect(socket):
+            return HttpResponseRedirect(f"/elsewhere/?{query}")
+
+        def redirect_nowhere(socket):
+            response = HttpResponse(status=302)
+            response["Location"] = "http://["
+            return response
+
+        for view in (redirect, redirect_nowhere):
+            with self.assertRaises(HandshakeRefused) as refused:
+                async with connect_to(view, headers=self.browser):
+                    pass
+            self.assertEqual(refused.exception.status_code, 302)
+
+    async def test_a_late_refusal_has_the_cookies_of_middleware_and_deletes_no_session(self):
+        async def forbid(socket):
+            raise PermissionDenied
+
+        @sync_only_middleware
+        def set_cookie(get_response):
+            def middleware(request):
+                response = get_response(request)
+                response.set_cookie("seen", "1")
+                response.delete_cookie("sessionid")
+                return response
+
+            return middleware
+
+        sys.modules[__name__].set_cookie = set_cookie  # type: ignore[attr-defined]
+        get_handler.cache_clear()
+        self.addCleanup(get_handler.cache_clear)
+        with override_settings(MIDDLEWARE=[f"{__name__}.set_cookie"]):
+            async with connect_to(forbid, headers=self.browser) as client:
+                self.assertEqual(await client.wait_closed(), 3003)
+        [cookie] = [value for name, value in client.raw_headers if name == b"set-cookie"]
+        self.assertIn(b"seen=1", cookie)
+
+    async def test_one_that_is_forbidden(self):
+        async def forbid(socket):
+            raise PermissionDenied
+
+        def forbid_early(socket):
+            raise PermissionDenied
+
+        def explain(socket):
+            return HttpResponseForbidden(reason="This room is “private”. " + "x" * 200)
+
+        for view in (forbid, forbid_early):
+            self.assertEqual(await self.close_of(view), (3003, "Forbidden"))
+        code, reason = await self.close_of(explain)
+        self.assertEqual(code, 3003)
+        self.assertTrue(reason.startswith("This room is "))
+        self.assertLessEqual(len(reason.encode()), 123)
+
+    async def test_it_may_offer_subprotocols_and_gets_the_cookies(self):
+        def forbid(socket):
+            response = HttpResponseForbidden()
+            response.set_cookie("seen", "1")
+            response["X-Other"] = "1"
+            return response
+
+        async with connect_to(forbid, headers=self.browser, subprotocols=["v2", "v1"]) as client:
+            self.assertEqual(client.subprotocol, "v2")
+            self.assertEqual(await client.wait_closed(), 3003)
+        self.assertEqual([name for name, value in client.raw_headers], [b"set-cookie"])
+
+    async def test_all_other_refusals_and_clients_get_the_response(self):
+        def page(status, location=None):
+            response = HttpResponse(status=status)
+            if location:
+                response["Location"] = location
+            return lambda socket: response
+
+        refusals = [
+            (page(403), {}, 403),
+            (page(403), {"Origin": "https://elsewhere.example"}, 403),
+            (page(403), {"Origin": "null"}, 403),
+            (page(404), self.browser, 404),
+            (page(503), self.browser, 503),
+            (page(302, "/elsewhere/"), self.browser, 302),
+        ]
+        for view, headers, status in refusals:
+            with self.assertRaises(HandshakeRefused) as refused:
+                async with connect_to(view, headers=headers):
+                    pass
+            self.assertEqual(refused.exception.status_code, status)
+        with (
+            override_settings(WEBSOCKET_EXPLAIN_REFUSALS=False),
+            self.assertRaises(HandshakeRefused),
+        ):
+            async with connect_to(page(403), headers=self.browser):
+                pass
+
+    async def test_a_refusal_before_the_user_was_loaded_asks_no_database(self):
+        client = AsyncClient()
+        user = await sync_to_async(get_user_model().objects.create_user)("ada")
+        await sync_to_async(client.force_login)(user)
+        foreign = {"Origin": "https://elsewhere.example"}
+        with (
+            self.assertLogs("django.websocket", "WARNING") as logs,
+            self.assertRaises(HandshakeRefused),
+        ):
+            async with connect_to(show, client=client, headers=foreign):
+                pass
+        self.assertTrue(logs.output[0].endswith(" 127.0.0.1 - refused: 403"))
+        with (
+            self.assertLogs("django.websocket", "WARNING") as logs,
+            self.assertRaises(HandshakeRefused),
+        ):
+            async with connect_to(lambda socket: HttpResponse(status=404), client=client):
+                pass
+        self.assertTrue(logs.output[0].endswith(" 127.0.0.1 ada refused: 404"))
+
+    async def test_each_refusal_is_one_line_in_the_log(self):
+        def page(status):
+            return lambda socket: HttpResponse(status=status)
+
+        async def close(socket):
+            await socket.close()
+
+        async def missing(socket):
+            raise Http404
+
+        for view, line in (
+            (page(302), "INFO:django.websocket:WebSocket /ws/ 127.0.0.1 - refused: 302"),
+            (page(410), "WARNING:django.websocket:WebSocket /ws/ 127.0.0.1 - refused: 410"),
+            (close, "WARNING:django.websocket:WebSocket /ws/ 127.0.0.1 - refused: 403"),
+            (missing, "WARNING:django.websocket:WebSocket /ws/ 127.0.0.1 - refused: 404"),
+        ):
+            with (
+                self.assertNoLogs("django.request"),
+                self.assertLogs("django.websocket", "INFO") as logs,
+                self.assertRaises(HandshakeRefused),
+            ):
+                async with connect_to(view):
+                    pass
+            self.assertEqual(logs.output, [line])
 
 
 class OriginTests(SimpleTestCase):

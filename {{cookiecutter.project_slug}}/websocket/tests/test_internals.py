@@ -19,12 +19,14 @@ from asgiref.sync import (
     markcoroutinefunction,
     sync_to_async,
 )
+from django.contrib.auth.models import AnonymousUser
 from django.core.handlers.base import BaseHandler
 from django.core.signals import request_finished
 from django.db.utils import ConnectionHandler
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.test import SimpleTestCase, TestCase, override_settings
 from django.utils.deprecation import MiddlewareMixin
+from django.utils.functional import SimpleLazyObject
 
 from websocket import internals
 from websocket.testing import connections_kept
@@ -251,6 +253,17 @@ class HandlerTests(SimpleTestCase):
             handler.load_middleware()
         (method,) = internals.template_middleware(handler)
         self.assertEqual(method(None, "response"), "response!")
+
+    def test_loaded_user(self):
+        request: Any = HttpRequest()
+        self.assertIsNone(internals.loaded_user(request))
+        user = AnonymousUser()
+        request.user = SimpleLazyObject(lambda: user)
+        self.assertIsNone(internals.loaded_user(request))
+        self.assertFalse(request.user.is_authenticated)
+        self.assertIs(internals.loaded_user(request), request.user)
+        request.user = user
+        self.assertIs(internals.loaded_user(request), user)
 
     def test_set_handler(self):
         senders = []

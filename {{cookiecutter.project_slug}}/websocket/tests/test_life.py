@@ -399,6 +399,7 @@ class CleanupTests(LifeTestCase):
             await Server(CONNECT, left()).serve()
         self.assertEqual(cleaned, ["view"])
 
+    @override_settings(WEBSOCKET_REDIS_URL="")
     async def test_so_has_a_view_that_published_to_its_group_in_vain(self):
         # The client's connection is lost, but no exception has told the view.
         class LostServer(Server):

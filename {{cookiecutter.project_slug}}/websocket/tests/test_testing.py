@@ -299,12 +299,9 @@ class EndTests(SimpleTestCase):
             except asyncio.CancelledError:
                 await asyncio.Event().wait()
 
-        with (
-            mock.patch.object(testing, "TIMEOUT", 0.1),
-            self.assertRaisesMessage(TimeoutError, "Waited 0.1 s for the view's end."),
-        ):
+        with self.assertRaisesMessage(TimeoutError, "Waited 0.1 s for the view's end."):
             async with connect_to(view) as client:
-                pass
+                self.enterContext(mock.patch.object(testing, "TIMEOUT", 0.1))
         self.assertTrue(client._task and client._task.done())
 
     async def test_a_view_that_does_not_answer_is_told_of(self):

@@ -21,7 +21,6 @@ let live = false;
 const pending = new Map();
 let hinted = -Infinity;
 let atEnd = true;
-let ended = false;
 const typing = new Map();
 
 const socket = new ReconnectingWebSocket(() => {
@@ -173,20 +172,10 @@ function giveBack(key, why) {
   showError(why);
 }
 
-/** Tell whether the session has ended: then the page itself redirects to the login. */
-async function isLoggedOut() {
-  try {
-    const response = await fetch(location.href, { method: "HEAD", redirect: "manual" });
-    return response.type === "opaqueredirect";
-  } catch {
-    return false;
-  }
-}
-
-function end() {
-  ended = true;
-  showState("closed", "Logged out");
-  element("ended").hidden = false;
+/** Show why there will be no other connection: the visitor is logged out, or may not enter. */
+function end(state, explanation) {
+  showState("closed", state);
+  element(explanation).hidden = false;
   element("form").hidden = true;
 }
 
@@ -200,22 +189,17 @@ socket.addEventListener("message", ({ data }) => {
   handlers[event.type]?.(event);
 });
 
-socket.addEventListener("close", async ({ code, reason }) => {
-  if (ended) return;
+socket.addEventListener("close", ({ code, reason }) => {
   live = false;
   for (const user of [...typing.keys()]) stopTyping(user);
   // Too big, or too much for the server: sent again, it would be so again.
   if ([1009, 1011].includes(code)) {
     pending.forEach((text, key) => giveBack(key, "This could not be sent."));
   }
-  if (code === 3000) return end();
-  if (socket.readyState === socket.CLOSED) return showState("closed", `Closed ${reason || code}`);
-  showState("reconnecting", "Reconnecting");
-  // A handshake that is refused looks to a page like a server that is down.
-  if (await isLoggedOut()) {
-    socket.close();
-    end();
-  }
+  if (code === 3000) end("Logged out", "logged-out");
+  else if (code === 3003) end("No access", "no-access");
+  else if (socket.readyState === socket.CLOSED) showState("closed", `Closed ${reason || code}`);
+  else showState("reconnecting", "Reconnecting");
 });
 
 element("form").addEventListener("submit", (event) => {

@@ -119,8 +119,6 @@ clock.addEventListener("message", ({ data }) => {
 
 clock.addEventListener("close", () => {
   element("clock").textContent = "–";
-  // The session has ended, for example: the page is as good for anybody.
-  if (clock.readyState === clock.CLOSED) element("who").textContent = "Logged out";
 });
 
 element("form").addEventListener("submit", (event) => {

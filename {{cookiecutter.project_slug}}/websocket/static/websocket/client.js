@@ -8,7 +8,8 @@
  *     socket.onopen = () => socket.send("hello");
  */
 
-/** Close codes that mean "do not come back": done, policy violation, unauthorized, forbidden. */
+/** Close codes that mean "do not come back": done, policy violation, unauthorized, forbidden. With
+ * the last two, a handshake is refused; after any other code, the next handshake decides. */
 const FINAL_CODES = [1000, 1008, 3000, 3003];
 
 /** A connection that lasted this long, in ms, was a good one: the next delay is a short one again. */
@@ -22,9 +23,9 @@ const { CONNECTING, OPEN, CLOSING, CLOSED } = WebSocket;
  * - `open` comes once for each connection, and `close` once for each that is lost or fails. In a
  *   `close` event, `readyState` is CLOSED if it was the last one, and CONNECTING if not; then a
  *   `reconnecting` event follows, whose `detail` is `{attempt, delay}`, the delay in milliseconds.
- * - The last one is the one after `close()` was called, or that the server closed with one of
- *   1000, 1008, 3000 and 3003. A handshake that was refused with a status such as 403 is tried
- *   again, because a browser does not tell it from a server that is down.
+ * - The last one is the one after `close()` was called, or that the server closed with one of the
+ *   codes in `final`: 1000, 1008, 3000 (log in first) and 3003 (forbidden). A handshake that was
+ *   refused otherwise is tried again: a browser does not tell it from a server that is down.
  * - Nothing is kept for later: `send()` throws while CONNECTING, which includes the time between
  *   two connections, so that no message is lost in silence. Send from `open`, or look at
  *   `readyState` first.
@@ -55,6 +56,7 @@ export class ReconnectingWebSocket extends EventTarget {
   #protocols;
   #firstDelay;
   #maxDelay;
+  #final;
   #socket = null;
   #attempt = 0;
   #waiting = null;
@@ -68,14 +70,21 @@ export class ReconnectingWebSocket extends EventTarget {
    * @param {object} [options] each delay is a random part of a span that doubles every time
    * @param {number} [options.firstDelay] the first span, in milliseconds
    * @param {number} [options.maxDelay] the longest span, in milliseconds
+   * @param {number[]} [options.final] the close codes after which not to come back, in place of
+   *   1000, 1008, 3000 and 3003; `[]` for none
    * @throws {DOMException} SyntaxError, as WebSocket does
    */
-  constructor(url, protocols = [], { firstDelay = 1_000, maxDelay = 30_000 } = {}) {
+  constructor(
+    url,
+    protocols = [],
+    { firstDelay = 1_000, maxDelay = 30_000, final = FINAL_CODES } = {},
+  ) {
     super();
     this.#url = url;
     this.#protocols = protocols;
     this.#firstDelay = firstDelay;
     this.#maxDelay = maxDelay;
+    this.#final = final;
     for (const type of ["open", "message", "error", "close", "reconnecting"]) {
       this.addEventListener(type, (event) => this[`on${type}`]?.(event));
     }
@@ -161,16 +170,17 @@ export class ReconnectingWebSocket extends EventTarget {
     socket.onclose = (event) => {
       // A server that accepts and closes at once gets the longer and longer delays too.
       if (performance.now() - opened >= STABLE) this.#attempt = 0;
-      this.#over ||= FINAL_CODES.includes(event.code);
+      this.#over ||= this.#final.includes(event.code);
       repeat(event);
-      if (!this.#over) this.#wait();
+      if (!this.#over) this.#wait(event.code);
     };
   }
 
-  #wait() {
+  #wait(code) {
     // Full jitter: the clients that one restart cut off do not all come back in the same moment.
     const span = Math.min(this.#maxDelay, this.#firstDelay * 2 ** this.#attempt);
-    const delay = Math.random() * span;
+    // 1012 may mean a new login, whose cookie is on its way to the browser: let it arrive.
+    const delay = (code === 1012 ? Math.random() + 1 : Math.random() * 2) * span / 2;
     this.#attempt += 1;
     this.#waiting = new AbortController();
 
