@@ -14,9 +14,9 @@ import pytest
 from conftest import clean_environment, make_venv, run
 
 EXPECTED = {
-    "echo_32": {"raw", "ours", "channels"},
+    "echo_32": {"raw", "ours"},
     "redis": {"ours"},
-    "idle": {"raw", "ours", "channels"},
+    "idle": {"raw", "ours"},
 }
 
 

@@ -320,7 +320,8 @@ def test_the_rendered_code_is_clean(
         ("-W", "error", "-m", "compileall", "-q", "-f", "."),
     ):
         project.run(*check, cwd=rendered)
-    mypy(rendered)
+    if chat:  # Without the example, the same files are left.
+        mypy(rendered)
 
 
 def test_the_code_is_clean_before_it_is_rendered() -> None:
