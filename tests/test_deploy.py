@@ -180,6 +180,8 @@ class Proxy:
         return connect(
             f"wss://{HOST}:{self.port}{path}",
             additional_headers={"Cookie": cookies, "Origin": self.url},
+            # Over TLS, this client waits for its own reader for good if its time is up.
+            open_timeout=PATIENCE,
             proxy=None,
             ssl=self.trust,
         )
