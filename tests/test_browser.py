@@ -491,6 +491,17 @@ def test_the_client_takes_a_list_of_the_codes_that_are_final(client, final, code
     assert client.evaluate("socket.readyState === socket.CLOSED") is not comes_back
 
 
+def test_the_client_lets_a_new_cookie_arrive_before_it_comes_back_after_1012(client):
+    client.evaluate("Math.random = () => 0")
+    for code, delay in ((1012, 500), (1011, 0)):
+        client.evaluate("connect('/ws/')")
+        client.wait_for_function("count('open') === 1")
+        client.evaluate(f"socket.send('close {code} because')")
+        client.wait_for_function("count('reconnecting') === 1")
+        assert client.evaluate("delays()[0]") == delay
+        client.evaluate("socket.close()")
+
+
 def test_the_client_waits_longer_and_longer_for_a_server_that_hangs_up_at_once(client):
     client.evaluate("connect('/ws/?close=1011')")
     for attempt in range(1, 8):

@@ -1,4 +1,4 @@
-"""The logins of this process's sockets, and the messages about logouts that end them.
+"""The logins of this process's sockets, and the notices that end them.
 
 All processes listen to one group, to which websocket.auth publishes a `Notice` for each logout or
 similar event. The sockets that it is about are closed with 1012: their pages connect again, and
@@ -40,7 +40,7 @@ PAUSE: Final = 0.005
 # The item in which a signed-cookie session keeps its name: its key changes with every save.
 NAME: Final = "_websocket_name"
 
-
+# The reason with which sockets are closed, unless `disconnect` is given another.
 CHANGED: Final = "The login has changed."
 
 
@@ -68,7 +68,14 @@ class Login:
     """The user and the session that a socket was opened with."""
 
     __slots__ = (
-        *("connection", "digest", "ending", "is_used", "name", "pk", "user_digest", "watcher"),
+        "connection",
+        "digest",
+        "ending",
+        "is_used",
+        "name",
+        "pk",
+        "user_digest",
+        "watcher",
     )
 
     def __init__(self, connection: Connection) -> None:
@@ -153,7 +160,7 @@ class Watcher:
             self.ready.set_result(None)
 
     def watch(self, login: Login, since: int) -> None:
-        """End a login if a message is about it, now or among those after the first `since`."""
+        """End a login if a notice is about it, now or among those after the first `since`."""
         connection = login.connection
         is_over = connection is None or connection.app_state is State.DISCONNECTED
         if connection is None or is_over or login.watcher is not None:
@@ -181,7 +188,7 @@ class Watcher:
             self.logins.pop(login.pk, None)
 
     def push(self, message: groups.Message) -> None:
-        """End the logins that a message is about."""
+        """End the logins that a notice is about."""
         try:
             notice = Notice(*message.value())
         except TypeError:
@@ -228,7 +235,7 @@ def get_watcher() -> Watcher:
 
 
 async def listen() -> int:
-    """Wait until this process listens to the group, and return the number of messages so far.
+    """Wait until this process listens to the group, and return the number of notices so far.
 
     A handshake awaits this before it reads its session. If Redis is away, only the first handshakes
     wait, for WEBSOCKET_REDIS_TIMEOUT; their sockets are closed with 1012 once it is back.
@@ -240,7 +247,7 @@ async def listen() -> int:
 
 
 def watch(connection: Connection, since: int | None = None) -> None:
-    """Watch a connection's login, if any, for messages after the first `since` (see `listen`)."""
+    """Watch a connection's login, if any, for notices after the first `since` (see `listen`)."""
     if (login := login_of(connection)) is not None:
         watcher = get_watcher()
         watcher.watch(login, watcher.count if since is None else since)

@@ -74,14 +74,14 @@ def explain(connection: Connection, response: HttpResponseBase) -> tuple[int, st
     request = getattr(connection, "request", None)
     if not conf.EXPLAIN_REFUSALS or request is None or "HTTP_ORIGIN" not in request.META:
         return None
-    is_unauthorized = response.status_code == 401 or leads_to_login(response)
-    if not (is_unauthorized or response.status_code == 403):
+    status = response.status_code
+    if not (status in (401, 403) or leads_to_login(response)):
         return None
     with suppress(DisallowedHost):
         if is_origin_allowed(request):
-            reason = response.reason_phrase.encode(errors="replace")[:123].decode(errors="ignore")
-            if response.status_code in (401, 403):
-                return 3000 if is_unauthorized else 3003, reason
+            if status in (401, 403):
+                reason = response.reason_phrase.encode(errors="replace")[:123]
+                return 3000 if status == 401 else 3003, reason.decode(errors="ignore")
             # A decorator such as permission_required sends those who are logged in there as well.
             user = internals.loaded_user(request)
             is_known = user is not None and user.is_authenticated
