@@ -105,9 +105,12 @@ def open_page(browser: Browser, complaints: list[str]) -> Iterator[Callable[...,
 
 def note_complaints(page: Page, complaints: list[str]) -> None:
     def note_console(message) -> None:
-        # Django's admin names no icon, so the browser looks for one where there is none.
-        if message.type == "error" and not message.location["url"].endswith("/favicon.ico"):
-            complaints.append(message.text)
+        # Django's admin names no icon, so the browser looks for one where there is none. Nobody
+        # answers while a test has the server away; the icon may be asked for as late as that.
+        url, text = message.location["url"], message.text
+        away = text == "Failed to load resource: net::ERR_CONNECTION_REFUSED"
+        if message.type == "error" and not away and not url.endswith("/favicon.ico"):
+            complaints.append(f"{text} ({url})")
 
     def note_dialog(dialog) -> None:
         complaints.append(dialog.message)

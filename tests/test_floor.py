@@ -43,6 +43,7 @@ def own_tests(project: Path, python: str, packages: list[str], venv: Path) -> st
     return run(venv / "bin" / "python", "-m", "pytest", cwd=project, env=environment).stdout
 
 
+@pytest.mark.slow
 def test_the_projects_own_tests_pass_with_the_oldest_django(
     render: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -141,7 +141,7 @@ def test_ssl_redirect_lets_wss_through(project: Project, tmp_path: Path) -> None
     trust = ssl.create_default_context(cafile=str(certificate))
     with (
         serving(project, tmp_path, *args, **PRODUCTION) as server,
-        connect(f"wss://127.0.0.1:{server.port}/echo/", ssl=trust) as client,
+        connect(f"wss://127.0.0.1:{server.port}/echo/", ssl=trust, open_timeout=PATIENCE) as client,
     ):
         client.send("hello")
         assert client.recv(timeout=30) == "hello"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Project, Server, free_port, run
+from conftest import PATIENCE, Project, Server, free_port, run
 from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect, sync_playwright
 from services import need, running
@@ -319,6 +319,7 @@ def test_the_readmes_server_behind_the_readmes_nginx_serves_pages_sockets_and_ev
             proxy=None,
             sock=socket.create_connection(("127.0.0.1", port), timeout=10),
             ssl=trust,
+            open_timeout=PATIENCE,
         )
 
     page = get("/rooms/lobby/").read().decode()

@@ -1,10 +1,12 @@
 """The chat's pages, and what reaches a room from elsewhere: the admin and the command line."""
 
+from importlib import import_module
 from importlib.util import find_spec
 from unittest import mock, skipIf, skipUnless
 
 import django
 from asgiref.sync import sync_to_async
+from django.apps import apps
 from django.core.management import CommandError, call_command
 from django.test import TestCase, TransactionTestCase, override_settings
 
@@ -14,6 +16,12 @@ from websocket.testing import connect
 
 
 class PageTests(TestCase):
+    @classmethod
+    def setUpTestData(cls) -> None:
+        # As after migrating, also if a TransactionTestCase before has emptied the tables.
+        Room.objects.all().delete()
+        import_module("chat.migrations.0002_lobby").add_lobby(apps, None)
+
     def setUp(self) -> None:
         self.ada = User.objects.create_user("ada", password="secret")
 
