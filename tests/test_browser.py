@@ -110,7 +110,7 @@ def note_complaints(page: Page, complaints: list[str]) -> None:
         url, text = message.location["url"], message.text
         away = text == "Failed to load resource: net::ERR_CONNECTION_REFUSED"
         if message.type == "error" and not away and not url.endswith("/favicon.ico"):
-            complaints.append(f"{text} ({url})")
+            complaints.append(f"{text} ({url})" if text.startswith("Failed to load") else text)
 
     def note_dialog(dialog) -> None:
         complaints.append(dialog.message)
