@@ -96,9 +96,13 @@ websocket/groups/__init__.py
 websocket/groups/membership.py
 websocket/groups/memory.py
 websocket/groups/message.py
+websocket/groups/presence.py
 websocket/groups/redis.py
+websocket/groups/redis_presence.py
+websocket/groups/redis_tasks.py
 websocket/groups/server.py
 websocket/groups/subscription.py
+websocket/groups/tasks.py
 websocket/handshake.py
 websocket/inbox.py
 websocket/internals.py
@@ -124,6 +128,7 @@ websocket/tests/redis_server.py
 websocket/tests/test_auth.py
 websocket/tests/test_checks.py
 websocket/tests/test_connection.py
+websocket/tests/test_group_tasks.py
 websocket/tests/test_groups.py
 websocket/tests/test_handshake.py
 websocket/tests/test_inbox.py
@@ -131,6 +136,7 @@ websocket/tests/test_internals.py
 websocket/tests/test_life.py
 websocket/tests/test_link.py
 websocket/tests/test_outbox.py
+websocket/tests/test_presence.py
 websocket/tests/test_protocol.py
 websocket/tests/test_redis.py
 websocket/tests/test_subclass.py

@@ -48,7 +48,7 @@ def test_the_page_on_the_architecture_names_each_module(websocket: Path) -> None
     _, _, table = page.partition("## The modules")
     table, _, _ = table.partition("## ")
     rows = re.findall(r"^\| [a-z ]+ \| (.+) \|$", table, re.MULTILINE)
-    named = {name for row in rows for name in re.findall(r"`([a-z.]+)`", row)}
+    named = {name for row in rows for name in re.findall(r"`([a-z._]+)`", row)}
     paths = [path.relative_to(websocket).with_suffix("") for path in websocket.rglob("*.py")]
     there = {".".join(path.parts).removesuffix(".__init__") for path in paths}
     there = {name for name in there if not name.startswith(("__init__", "tests"))}

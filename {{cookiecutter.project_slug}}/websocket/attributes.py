@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
 
+from websocket import logins
+from websocket.groups.presence import Identity
+from websocket.members import identify
 from websocket.protocol import Headers, QueryParams, Scope
 from websocket.state import Connection
 
 if TYPE_CHECKING:
+    from django.contrib.auth.models import _AnyUser
     from django.contrib.sessions.backends.base import SessionBase
 
 
@@ -38,8 +42,6 @@ class RequestAttributes:
     request: HttpRequest = of_connection("request")
     #: The handshake's ASGI scope.
     scope: Scope = of_connection("scope")
-    #: A random identifier of this connection.
-    id: str = of_connection("id")
 
     @property
     def headers(self) -> Headers:
@@ -88,3 +90,30 @@ class RequestAttributes:
         """The session, as read during the handshake; a view that changes it must save it."""
         session: SessionBase = self.request.session
         return session
+
+    @property
+    def user(self) -> _AnyUser:
+        """The user that `AuthenticationMiddleware` found during the handshake.
+
+        Reading it binds the socket to this user: it is closed with 1012 when the session ends, or
+        the user gets another password or other rights (see websocket.auth).
+        """
+        logins.use(self._connection)
+        user: _AnyUser = self.request.user
+        return user
+
+    async def auser(self) -> _AnyUser:
+        """Return `user`; Django's decorators call this method."""
+        return self.user
+
+    @property
+    def id(self) -> str:
+        """A random identifier: `publish(f"socket.{socket.id}", ...)` reaches this socket alone."""
+        return identify(self._connection)
+
+    def _identity(self) -> Identity:
+        """Return the member of a group with presence that this socket stands for."""
+        user = self.user if hasattr(self.request, "user") else None
+        if user is not None and user.is_authenticated:
+            return Identity(str(user.pk), True)
+        return Identity(self.id, False)

@@ -28,6 +28,7 @@ from django.db.models.signals import (
 from django.utils.crypto import get_random_string
 
 from websocket import groups
+from websocket.groups.presence import Identity
 from websocket.logins import CHANGED, GROUP, NAME, Notice, digest_of, digest_user, log_in, name_of
 from websocket.protocol import check_close
 
@@ -67,7 +68,10 @@ async def login(socket: WebSocket, user: AbstractBaseUser) -> None:
     """
     if not (user.is_authenticated and user.is_active):
         raise ValueError(f"login() takes an active user; got {user!r}.")
-    await log_in(socket._connection, user)
+    connection = socket._connection
+    await log_in(connection, user)
+    if connection.memberships is not None:
+        await connection.memberships.become(Identity(str(user.pk), True))
     # Only now a change is heard of; one since the user was loaded is not.
     if not await sync_to_async(_is_current)(user):
         await socket.close(1012, CHANGED)

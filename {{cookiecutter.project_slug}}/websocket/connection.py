@@ -13,8 +13,10 @@ from collections.abc import (
 )
 from typing import TYPE_CHECKING, Any
 
-from websocket import groups, logins
+from websocket import groups
 from websocket.attributes import RequestAttributes, of_connection
+from websocket.groups.presence import encode_info
+from websocket.groups.tasks import GroupFunction
 from websocket.members import memberships_of
 from websocket.protocol import (
     Event,
@@ -37,8 +39,6 @@ from websocket.state import Connection
 
 if TYPE_CHECKING:
     import asyncio
-
-    from django.contrib.auth.models import _AnyUser
 
 __all__ = [
     "Headers",
@@ -282,21 +282,36 @@ class WebSocket(RequestAttributes):
         """Send a value as JSON in a binary message; otherwise the same as `send_json`."""
         return self.send_bytes(dump_json(data, dumps))
 
-    # Groups, tasks and the user
+    # Groups and tasks
 
-    async def join(self, group: str) -> None:
+    async def join(
+        self, group: str, *, presence: Any = None, task: GroupFunction | None = None
+    ) -> None:
         """Join a group: messages published once this returns are sent to this client.
 
         The socket leaves by itself when the connection is over or the view has ended. Canceling is
-        safe: it leaves the membership as it was. Raises `ValueError` for an invalid group name,
-        `RuntimeError` before the accept, `WebSocketDisconnect` when the connection is over, and
-        `PublishError` when Redis is used but cannot be reached.
+        safe: it leaves the membership as it was.
+
+        `presence` makes the user, or an anonymous visitor's socket, one of the group's
+        `websocket.groups.members`, with this info: at most 1 KiB of JSON. `task` is a coroutine
+        function that takes the group's name. It runs once for all members, in all processes, from
+        the first member until 15 seconds after the last one has left.
+
+        Raises `ValueError` for an invalid group name or an info that is too large, `TypeError` for
+        an info that JSON cannot hold, `RuntimeError` before the accept, `WebSocketDisconnect` when
+        the connection is over, and `PublishError` when Redis is used but cannot be reached.
         """
         groups.check_name(group)
+        if not (task is None or callable(task)):
+            raise TypeError(f"task= takes a function, as in task=run_game, not {task!r}.")
         connection = self._connection
         if connection.app_state is not State.CONNECTED:
             raise connection.misuse("join a group")
-        await memberships_of(connection).join(group)
+        memberships = memberships_of(connection)
+        if presence is None:
+            await memberships.join(group, task=task)
+        else:
+            await memberships.join(group, self._identity(), encode_info(presence), task)
         if connection.app_state is not State.CONNECTED:
             raise connection.disconnected()
 
@@ -322,21 +337,6 @@ class WebSocket(RequestAttributes):
             coroutine.close()
             raise RuntimeError("start() can be called only while the socket's view runs.")
         return supervisor.start(coroutine)
-
-    @property
-    def user(self) -> _AnyUser:
-        """The user that `AuthenticationMiddleware` found during the handshake.
-
-        Reading it binds the socket to this user: it is closed with 1012 when the session ends, or
-        the user gets another password or other rights (see websocket.auth).
-        """
-        logins.use(self._connection)
-        user: _AnyUser = self.request.user
-        return user
-
-    async def auser(self) -> _AnyUser:
-        """Return `user`; Django's decorators call this method."""
-        return self.user
 
 
 async def _until_left(receive: Callable[[], Awaitable[Any]]) -> AsyncIterator[Any]:

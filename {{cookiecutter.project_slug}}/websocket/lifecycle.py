@@ -16,6 +16,7 @@ from websocket import conf, logins, sweep
 from websocket.counters import counters, lock
 from websocket.handshake import HandshakeHandler, get_handler
 from websocket.lookout import Lookout
+from websocket.members import open_own_group
 from websocket.protocol import InvalidMessage, State, WebSocketDisconnect, one_line
 from websocket.refusal import refuse
 from websocket.state import Connection, name_of_user
@@ -38,6 +39,7 @@ async def run(
         async with Supervisor(view) as supervisor:
             connection.supervisor = supervisor
             logins.watch(connection, since)
+            open_own_group(connection)
             if connection.app_state is State.DISCONNECTED:
                 view.close()  # The login has ended meanwhile, and the handshake is refused.
             else:

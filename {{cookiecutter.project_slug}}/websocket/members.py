@@ -9,6 +9,7 @@ from websocket import conf, groups
 from websocket.counters import counters
 from websocket.groups.membership import Memberships
 from websocket.outbox import Outbox
+from websocket.protocol import State
 from websocket.state import Connection
 
 logger = logging.getLogger("django.websocket")
@@ -19,7 +20,7 @@ def memberships_of(connection: Connection) -> Memberships:
     memberships: Memberships | None = connection.memberships
     if memberships is None:
         outbox = connection.outbox = Outbox(
-            connection.id,
+            connection.id or "",
             connection.server_send,
             partial(failed, connection),
             partial(too_slow, connection),
@@ -28,6 +29,46 @@ def memberships_of(connection: Connection) -> Memberships:
         connection.at_end(outbox.stop)
         connection.at_end(memberships.leave_all)
     return memberships
+
+
+class OwnGroup:
+    """A socket as the only member of its own group, `socket.<id>`."""
+
+    __slots__ = ("connection", "id")
+
+    def __init__(self, connection: Connection, id: str) -> None:
+        self.connection = connection
+        self.id = id
+
+    def push(self, message: groups.Message) -> None:
+        if self.connection.app_state is State.CONNECTED:
+            memberships_of(self.connection).member.push(message)
+
+    def missed(self) -> None:
+        """Do nothing: delivery to sockets is at most once."""
+
+
+def identify(connection: Connection) -> str:
+    """Return a random id of the connection, by which it can be reached; from any thread.
+
+    Most sockets never need one. Until something has read the id, nothing can publish to it.
+    """
+    if connection.id is None:
+        connection.id = groups.new_id()
+        if connection.outbox is not None:
+            connection.outbox.id = connection.id
+        if connection.supervisor is not None:
+            connection.supervisor.call(partial(open_own_group, connection))
+    return connection.id
+
+
+def open_own_group(connection: Connection) -> None:
+    """Let messages to `socket.<id>` reach the connection, if anything has read its id."""
+    if connection.id is not None and connection.app_state is not State.DISCONNECTED:
+        hub, group = groups.get_hub(), f"socket.{connection.id}"
+        member = OwnGroup(connection, connection.id)
+        hub.add(group, member)
+        connection.at_end(partial(hub.leave, group, member))
 
 
 def failed(connection: Connection, error: Exception) -> None:

@@ -40,7 +40,8 @@ def websockets(app: Application) -> Application:
     internals.lift_header_limits()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        groups.get_hub().is_serving = True
+        if not (hub := groups.get_hub()).is_serving:
+            hub.serve(enter_shared_thread)
         if scope["type"] == "websocket":
             await (await shake_hands(scope, receive, send))
         elif scope["type"] == "lifespan":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -73,7 +72,7 @@ class Connection:
         self.is_receiving = False
         self.opened = 0.0
         # None until they are needed: most sockets never need them.
-        self._id: str | None = None
+        self.id: str | None = None
         self.inbox: Inbox | None = None
         self.outbox: Outbox | None = None
         self.supervisor: Supervisor | None = None
@@ -91,13 +90,6 @@ class Connection:
     def path(self) -> str:
         """The path, percent-encoded for the log."""
         return quote(str(self.scope["path"]))
-
-    @property
-    def id(self) -> str:
-        """A random identifier of this connection."""
-        if self._id is None:
-            self._id = uuid.uuid4().hex
-        return self._id
 
     @property
     def messages_out(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from types import CodeType
 from typing import Any, Final
 
@@ -93,6 +93,17 @@ class Supervisor:
                 # From the timer or the server: cancel the remaining tasks once more.
                 by_server = by_server or self._stops == stops
         return by_server
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function in the view's event loop: now, or soon if this is another thread."""
+        try:
+            is_here = asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            is_here = False
+        if is_here:
+            function()
+        else:
+            self.loop.call_soon_threadsafe(function)
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
         """Run a coroutine alongside the view; an exception in it stops the view."""

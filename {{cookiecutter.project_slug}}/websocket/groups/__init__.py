@@ -11,11 +11,12 @@ only that process can publish to them. With it, any process can publish to all s
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 from websocket import conf
 from websocket.counters import counters
-from websocket.groups.memory import Hub, hubs
+from websocket.groups.memory import Hub, hubs, new_id
 from websocket.groups.message import (
     Member,
     Message,
@@ -25,6 +26,7 @@ from websocket.groups.message import (
     check_name,
     id_of,
 )
+from websocket.groups.presence import presence_changed
 from websocket.groups.subscription import Subscription
 
 __all__ = [
@@ -33,13 +35,19 @@ __all__ = [
     "Message",
     "PublishError",
     "SubscriberTooSlow",
+    "amember_count",
+    "amembers",
     "apublish",
     "can_publish",
     "check_name",
     "close_hub",
     "counters",
     "get_hub",
+    "member_count",
+    "members",
+    "new_id",
     "ping",
+    "presence_changed",
     "publish",
     "publish_message",
     "subscribe",
@@ -82,6 +90,37 @@ def subscribe(*groups: str) -> Subscription:
     dropped.
     """
     return Subscription(get_hub, groups)
+
+
+def members(group: str) -> dict[str, Any]:
+    """Return the members of a group that joined with `presence=`: their keys, and their infos.
+
+    The key is a user's primary key as a str, however many sockets the user has, or the id of an
+    anonymous visitor's socket. A user stays a member for 15 seconds after the last socket has left,
+    so that a reload changes nothing. From sync code; raises `ValueError` for an invalid group name,
+    and `PublishError` when Redis is used but cannot be reached. Without Redis, these are the
+    members in this process. Of a group with thousands of members, `member_count` is cheaper.
+    """
+    check_name(group)
+    return {key: json.loads(info) for key, info in _hub_class().members_of(group).items()}
+
+
+async def amembers(group: str) -> dict[str, Any]:
+    """Return the members of a group; from async code. Otherwise as `members`."""
+    check_name(group)
+    return {key: json.loads(info) for key, info in (await get_hub().amembers_of(group)).items()}
+
+
+def member_count(group: str) -> int:
+    """Return the number of members of a group; from sync code. Otherwise as `members`."""
+    check_name(group)
+    return _hub_class().count_members(group)
+
+
+async def amember_count(group: str) -> int:
+    """Return the number of members of a group; from async code. Otherwise as `members`."""
+    check_name(group)
+    return await get_hub().acount_members(group)
 
 
 def publish_message(group: str, message: Message, exclude: Socket | str | None = None) -> None:

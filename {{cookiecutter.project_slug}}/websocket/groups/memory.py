@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
@@ -15,6 +16,8 @@ from typing import Final
 
 from websocket.counters import counters
 from websocket.groups.message import Member, Message
+from websocket.groups.presence import Presence
+from websocket.groups.tasks import GroupFunction, GroupTask, Leases
 
 logger = logging.getLogger("django.websocket")
 
@@ -30,14 +33,24 @@ hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
 _lock = threading.RLock()
 
 
+#: The first eight digits of the ids of this process's sockets.
+process = uuid.uuid4().hex[:8]
+
+
 def _forget_parent() -> None:
     """Forget the event loops of the parent process after a fork."""
-    global _lock
+    global _lock, process
     _lock = threading.RLock()
+    process = uuid.uuid4().hex[:8]
     hubs.clear()
 
 
 os.register_at_fork(after_in_child=_forget_parent)
+
+
+def new_id() -> str:
+    """Return a random id for a socket of this process."""
+    return process + uuid.uuid4().hex[len(process) :]
 
 
 class Hub:
@@ -50,6 +63,11 @@ class Hub:
         self.joining: dict[str, dict[Member, list[None]]] = {}
         #: Whether the event loop serves sockets.
         self.is_serving = False
+        #: Makes the running task's sync code run in a thread for sockets.
+        self.enter_thread: Callable[[], None] = _stay
+        self.presence, self.leases = self.share()
+        #: The tasks that groups own.
+        self.tasks: dict[str, GroupTask] = {}
         #: Actions still to be run, for threads that do not wait for them.
         self.backlog: deque[Callable[[], None]] = deque()
         for loop in [loop for loop in hubs if loop.is_closed()]:
@@ -60,9 +78,55 @@ class Hub:
         with suppress(StopIteration):
             self._end.asend(None).send(None)
 
+    def share(self) -> tuple[Presence, Leases]:
+        """Return the members' presence, and the leases for the tasks of groups."""
+        return Presence(self.run_in_thread), Leases()
+
+    def run_in_thread(self) -> None:
+        self.enter_thread()
+
+    def serve(self, enter_thread: Callable[[], None]) -> None:
+        """Get ready to serve sockets; `enter_thread` is for tasks that belong to none of them."""
+        self.is_serving = True
+        self.enter_thread = enter_thread
+
     @classmethod
     def ping(cls) -> None:
         """Check that messages can be published."""
+
+    @classmethod
+    def members_of(cls, group: str) -> dict[str, str]:
+        """Return the members of a group by presence key, and their infos as JSON; in any thread."""
+        found: dict[str, str] = {}
+        for hub in _running_hubs():
+            found |= hub.presence.local(group)
+        return found
+
+    @classmethod
+    def count_members(cls, group: str) -> int:
+        """Return the number of members of a group by presence key; in any thread."""
+        return len(cls.members_of(group))
+
+    async def amembers_of(self, group: str) -> dict[str, str]:
+        return self.members_of(group)
+
+    async def acount_members(self, group: str) -> int:
+        return self.count_members(group)
+
+    def join_task(self, group: str, function: GroupFunction) -> None:
+        """Count one more socket that wants a group's task, and start it if it is the first."""
+        if group not in self.tasks:
+            self.tasks[group] = GroupTask(
+                group, function, self.leases, self.run_in_thread, self.forget_task
+            )
+        self.tasks[group].join()
+
+    def forget_task(self, group: str) -> None:
+        del self.tasks[group]
+
+    def leave_task(self, group: str) -> None:
+        """Count one socket less."""
+        self.tasks[group].leave()
 
     @classmethod
     def can_publish(cls) -> bool:
@@ -175,9 +239,12 @@ class Hub:
                 self.loop.call_soon(self.do_next)
 
     async def close(self) -> None:
-        """Release the resources of the hub."""
+        """Release the resources of the hub, and end the tasks of its groups."""
         if hubs.get(self.loop) is self:
             del hubs[self.loop]
+        await self.presence.close()
+        for task in list(self.tasks.values()):
+            await task.close()
 
     async def _close_with_loop(self) -> AsyncGenerator[None, None]:
         # An event loop closes its async generators before it ends. Sync code that calls async
@@ -186,6 +253,10 @@ class Hub:
             yield
         finally:
             await self.close()
+
+
+def _stay() -> None:
+    """Do nothing: sync code runs in the thread that asgiref chooses."""
 
 
 def _running_hubs() -> list[Hub]:

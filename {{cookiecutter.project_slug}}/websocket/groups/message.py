@@ -11,8 +11,9 @@ from websocket.protocol import Event, SendEvent, encode_json
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
-# The prefix of a message on Redis: its kind (text, binary, JSON), and the excluded socket's id.
-_HEAD: Final = re.compile(rb"([tbj])([0-9a-f]{32})?")
+# The prefix of a message on Redis: its kind (text, binary, JSON), and the excluded socket's id. A
+# message to one socket has its id after a ">".
+_HEAD: Final = re.compile(rb"([tbj])([0-9a-f]{32})?(?:>([0-9a-f]{32}))?")
 
 # The approximate bytes to keep a message besides its data, which all its members share.
 _OVERHEAD: Final = 64
@@ -33,6 +34,12 @@ def check_name(group: str) -> None:
             "A group name has 1 to 100 ASCII letters, digits, and characters of '_.:-'; "
             f"got {group!r}."
         )
+
+
+def socket_of(group: str) -> str | None:
+    """Return the id of the socket whose own group this is, if it is one: `socket.<id>`."""
+    kind, _, id = group.partition(".")
+    return id if kind == "socket" and _ID.fullmatch(id) else None
 
 
 class Socket(Protocol):
@@ -80,14 +87,18 @@ class Message:
             return json.loads(self.event["text"])
         return self.event["text"] if self.kind == b"t" else self.event["bytes"]
 
-    def pack(self, exclude: str | None) -> bytes:
-        """Return the message for Redis: its kind, the excluded socket's id, a line break, data."""
+    def pack(self, exclude: str | None, only: str | None = None) -> bytes:
+        """Return the message for Redis: kind, excluded socket, receiving socket, line break, data.
+
+        The ids of the two sockets are optional.
+        """
         data = self.event["bytes"] if self.kind == b"b" else self.event["text"].encode()
-        return b"%s%s\n%s" % (self.kind, (exclude or "").encode(), data)
+        head = f"{exclude or ''}>{only}" if only else exclude or ""
+        return b"%s%s\n%s" % (self.kind, head.encode(), data)
 
     @classmethod
-    def unpack(cls, packed: bytes) -> tuple[Message, str | None]:
-        """Return the message that `pack` encoded, and the excluded socket's id.
+    def unpack(cls, packed: bytes) -> tuple[Message, str | None, str | None]:
+        """Return the message that `pack` encoded, and the ids of the two sockets.
 
         Raises `ValueError` for bytes that are not from `pack`.
         """
@@ -95,9 +106,10 @@ class Message:
         match = _HEAD.fullmatch(head)
         if not (match and line_break):
             raise ValueError("This message is not from a process of this project.")
-        kind, exclude = match.groups()
+        kind, *ids = match.groups()
         message = cls(kind, data if kind == b"b" else data.decode())
-        return message, exclude.decode() if exclude else None
+        exclude, only = (id.decode() if id else None for id in ids)
+        return message, exclude, only
 
 
 class Member(Protocol):

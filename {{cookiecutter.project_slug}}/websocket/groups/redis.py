@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 
 import redis
@@ -14,30 +13,33 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from websocket import conf
+from websocket.groups import memory
 from websocket.groups.memory import Hub, is_loop_running
-from websocket.groups.message import Member, Message, PublishError
-from websocket.groups.server import ERRORS, RedisServer, options
+from websocket.groups.message import Member, Message, PublishError, socket_of
+from websocket.groups.redis_presence import RedisPresence
+from websocket.groups.redis_tasks import RedisLeases
+from websocket.groups.server import RedisServer, key_of, options, publish_errors
 
 logger = logging.getLogger("django.websocket")
-
-
-@contextmanager
-def publish_errors(problem: str) -> Iterator[None]:
-    """Convert redis-py's exceptions to `PublishError`."""
-    try:
-        yield
-    except ERRORS as error:
-        raise PublishError(f"{problem}: {error}") from error
 
 
 class RedisHub(Hub):
     """The groups of one event loop, whose messages come from Redis."""
 
     def __init__(self) -> None:
-        super().__init__()
-        #: The groups to which other programs publish, to log one warning for each.
+        #: The channels to which other programs publish, to log one warning for each.
         self.foreign: set[str] = set()
         self.server = RedisServer(conf.REDIS_URL, self.receive, self.missed)
+        super().__init__()
+
+    def share(self) -> tuple[RedisPresence, RedisLeases]:
+        client = self.server.client
+        return RedisPresence(self.run_in_thread, client), RedisLeases(client)
+
+    def serve(self, enter_thread: Callable[[], None]) -> None:
+        """Listen to the channel of this process's sockets, before the first of them is open."""
+        super().serve(enter_thread)
+        self.server.subscribe(channel_of_sockets(memory.process))
 
     @classmethod
     def ping(cls) -> None:
@@ -51,31 +53,51 @@ class RedisHub(Hub):
     @classmethod
     def publish(cls, group: str, message: Message, exclude: str | None) -> None:
         """Publish to all processes; raises `PublishError` when Redis is out of reach."""
-        if is_loop_running():
-            warnings.warn(
-                "publish() holds up all sockets while it waits for Redis: use `await apublish()` "
-                "in async code.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
+        warn_of_wait("publish", 5)
         client = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT)
+        channel, only = channel_of(group)
         with publish_errors(f"Redis did not take a message to {group!r}"):
-            client.publish(conf.REDIS_PREFIX + group, message.pack(exclude))
+            client.publish(conf.REDIS_PREFIX + channel, message.pack(exclude, only))
 
     async def apublish(self, group: str, message: Message, exclude: str | None) -> None:
+        channel, only = channel_of(group)
         with publish_errors(f"Redis did not take a message to {group!r}"):
-            await self.server.publish(group, message.pack(exclude))
+            await self.server.publish(channel, message.pack(exclude, only))
+
+    @classmethod
+    def members_of(cls, group: str) -> dict[str, str]:
+        """Return the members in all processes; raises `PublishError` as `publish` does."""
+        warn_of_wait("members", 4)
+        client = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT)
+        with publish_errors(f"Redis did not tell the members of {group!r}"):
+            return dict(map(unpack_member, client.hscan_iter(key_of(group, "i"), count=500)))
+
+    @classmethod
+    def count_members(cls, group: str) -> int:
+        warn_of_wait("member_count", 4)
+        client = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT)
+        with publish_errors(f"Redis did not count the members of {group!r}"):
+            return int(client.hlen(key_of(group, "i")))
+
+    async def amembers_of(self, group: str) -> dict[str, str]:
+        found = self.server.client.hscan_iter(key_of(group, "i"), count=500)
+        with publish_errors(f"Redis did not tell the members of {group!r}"):
+            return dict([unpack_member(item) async for item in found])
+
+    async def acount_members(self, group: str) -> int:
+        with publish_errors(f"Redis did not count the members of {group!r}"):
+            return int(await self.server.client.hlen(key_of(group, "i")))
 
     def add(self, group: str, member: Member) -> None:
         super().add(group, member)
-        self.server.subscribe(group)
+        self.server.subscribe(channel_of(group)[0])
 
     async def until_ready(self, group: str) -> None:
         """Wait until Redis has confirmed that this process gets the group's messages.
 
         Raises `PublishError` if it does not within WEBSOCKET_REDIS_TIMEOUT.
         """
-        channel = self.server.subscribe(group)
+        channel = self.server.subscribe(channel_of(group)[0])
         try:
             async with asyncio.timeout(conf.REDIS_TIMEOUT):
                 await channel.is_confirmed.wait()
@@ -85,28 +107,38 @@ class RedisHub(Hub):
 
     def release(self, group: str) -> None:
         super().release(group)
-        if group not in self.members and group not in self.joining:
-            self.server.unsubscribe(group)
-            self.foreign.discard(group)
+        channel, only = channel_of(group)
+        if not (self.has_members(channel) if only is None else self.has_sockets(channel)):
+            self.server.unsubscribe(channel)
+            self.foreign.discard(channel)
 
-    def receive(self, group: str, packed: bytes) -> None:
+    def has_members(self, group: str) -> bool:
+        return group in self.members or group in self.joining
+
+    def has_sockets(self, channel: str) -> bool:
+        """Return whether this process serves the sockets of a channel, or listens to one."""
+        if self.is_serving and channel == channel_of_sockets(memory.process):
+            return True
+        return any(channel_of(group)[0] == channel for group in (*self.members, *self.joining))
+
+    def receive(self, channel: str, packed: bytes) -> None:
         """Deliver a message; warn of one that is not from this project."""
         try:
-            message, exclude = Message.unpack(packed)
+            message, exclude, only = Message.unpack(packed)
         except ValueError:
-            if group in self.members and group not in self.foreign:
-                self.foreign.add(group)
+            if channel not in self.foreign:
+                self.foreign.add(channel)
                 logger.warning(
                     "Another program publishes to the Redis channel %r, and its messages are "
                     "ignored. Set WEBSOCKET_REDIS_PREFIX to one that no other program uses.",
-                    conf.REDIS_PREFIX + group,
+                    conf.REDIS_PREFIX + channel,
                 )
             return
-        self.deliver(group, message, exclude)
+        self.deliver(f"socket.{only}" if only else channel, message, exclude)
 
-    def missed(self, group: str) -> None:
+    def missed(self, channel: str) -> None:
         """Tell the members of a group that messages to it may have been missed."""
-        for member in tuple(self.members.get(group, ())):
+        for member in tuple(self.members.get(channel, ())):
             try:
                 member.missed()
             except Exception:
@@ -116,6 +148,36 @@ class RedisHub(Hub):
         """Close the loop's connections to Redis, including its subscription."""
         await super().close()
         await self.server.close()
+
+
+def unpack_member(item: tuple[bytes, bytes]) -> tuple[str, str]:
+    """Return a member's key and its info as JSON, without the number of its holders."""
+    key, value = item
+    return key.decode(), value.partition(b" ")[2].decode()
+
+
+def channel_of(group: str) -> tuple[str, str | None]:
+    """Return the channel that carries a group's messages, and the socket's id in `socket.<id>`.
+
+    The sockets of a process share a channel, so that an open socket needs none of its own.
+    """
+    id = socket_of(group)
+    return (channel_of_sockets(id[: len(memory.process)]), id) if id else (group, None)
+
+
+def channel_of_sockets(process: str) -> str:
+    return f"@sockets.{process}"
+
+
+def warn_of_wait(name: str, level: int) -> None:
+    """Warn of a sync function in an event loop; `level` is the caller's in the stack."""
+    if is_loop_running():
+        warnings.warn(
+            f"{name}() holds up all sockets while it waits for Redis: use `await a{name}()` in "
+            "async code.",
+            RuntimeWarning,
+            stacklevel=level,
+        )
 
 
 @cache

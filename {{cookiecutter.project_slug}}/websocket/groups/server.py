@@ -7,8 +7,8 @@ import logging
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from typing import Any
 
@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from websocket import conf
+from websocket.groups.message import PublishError
 
 logger = logging.getLogger("django.websocket")
 
@@ -33,6 +34,20 @@ MAX_DELAY = 2.0
 
 # The most connections of one process: to publish at the same time, and one to listen.
 MAX_CONNECTIONS = 20
+
+
+@contextmanager
+def publish_errors(problem: str) -> Iterator[None]:
+    """Convert redis-py's exceptions to `PublishError`."""
+    try:
+        yield
+    except ERRORS as error:
+        raise PublishError(f"{problem}: {error}") from error
+
+
+def key_of(group: str, kind: str) -> str:
+    """Return a key for data about a group; the braces keep a group's keys together in a cluster."""
+    return conf.REDIS_PREFIX + "{" + group + "}:" + kind
 
 
 def options(timeout: float) -> dict[str, Any]:

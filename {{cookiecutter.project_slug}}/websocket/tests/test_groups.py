@@ -222,6 +222,46 @@ class Delivery:
                 [await two.receive() for _ in range(3)], ["for two"] * 2 + ["for both"]
             )
 
+    async def test_a_socket_can_be_reached_by_its_id(self: Any) -> None:
+        async def view(socket: WebSocket) -> None:
+            await apublish(f"socket.{socket.id}", "early")
+            await socket.accept()
+            await socket.send_text(socket.id)
+            async for message in socket:
+                # From its thread, which is not that of the event loop.
+                await sync_to_async(publish)(f"socket.{socket.id}", message)
+
+        async with connect_to(view) as one, connect_to(view) as two:
+            ids = [await one.receive_text(), await two.receive_text()]
+            for client, id in zip((one, two), ids, strict=True):
+                if settings.WEBSOCKET_REDIS_URL:  # It comes back after the accept.
+                    self.assertEqual(await client.receive(), "early")
+                await apublish(f"socket.{id}", f"for {id}")
+                await asyncio.to_thread(publish, f"socket.{id}", b"\x00")
+                self.assertEqual(await client.receive(), f"for {id}")
+                self.assertEqual(await client.receive(), b"\x00")
+            await one.send_text("to myself")
+            self.assertEqual(await one.receive(), "to myself")
+            await apublish(f"socket.{ids[0]}", "not this", exclude=ids[0])
+            async with subscribe(f"socket.{ids[1]}") as inbox:
+                await apublish(f"socket.{ids[1]}", {"for": "both"})
+                self.assertEqual(await anext(inbox), {"for": "both"})
+            self.assertEqual(await two.receive_json(), {"for": "both"})
+            await apublish(f"socket.{ids[0]}", "done")
+            self.assertEqual(await one.receive(), "done")
+        self.assertFalse([name for name in get_hub().members if name.startswith("socket.")])
+
+    async def test_an_id_that_is_first_read_in_a_thread_works_too(self: Any) -> None:
+        async def view(socket: WebSocket) -> None:
+            await socket.accept()
+            id = await asyncio.to_thread(lambda: socket.id)
+            await asyncio.to_thread(publish, f"socket.{id}", "hello")
+            async for _ in socket:
+                pass
+
+        async with connect_to(view) as client:
+            self.assertEqual(await client.receive(), "hello")
+
     async def test_nothing_but_a_socket_and_its_id_can_be_excluded(self: Any) -> None:
         bad: list[Any] = [get_user_model()(pk=1), 7, "", "a" * 31, "A" * 32, "a" * 32 + "\n"]
         for what in bad:

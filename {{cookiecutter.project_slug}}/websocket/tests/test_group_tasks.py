@@ -1,0 +1,281 @@
+"""Tasks that groups own: one for all members, from the first to some seconds after the last."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth import get_user_model
+from django.test import TransactionTestCase
+
+from websocket.connection import WebSocket
+from websocket.groups import apublish, close_hub, get_hub, presence, tasks
+from websocket.testing import connect
+from websocket.tests.redis_server import OnRedis
+from websocket.urls import websocket
+
+User: Any = get_user_model()
+
+#: How often a game was started and has ended, by group.
+started: dict[str, int] = {}
+ended: dict[str, int] = {}
+
+
+async def count_up(group: str) -> None:
+    """Tell the members of the group a number after the other; end at "stop" in the database."""
+    started[group] = started.get(group, 0) + 1
+    try:
+        number = 0
+        while not await sync_to_async(User.objects.filter(username="stop").exists)():
+            number += 1
+            await apublish(group, number)
+            await asyncio.sleep(0.01)
+        await apublish(group, "over")
+    finally:
+        ended[group] = ended.get(group, 0) + 1
+
+
+async def fail(group: str) -> None:
+    await apublish(group, "failing")
+    raise RuntimeError("This task fails.")
+
+
+async def game(socket: WebSocket, name: str) -> None:
+    await socket.accept()
+    await socket.join(name, task=count_up)
+    await socket.join(name, task=count_up)  # Again, which changes nothing.
+    async for message in socket:
+        if message == "leave":
+            await socket.leave(name)
+
+
+async def failing(socket: WebSocket, name: str) -> None:
+    await socket.accept()
+    await socket.join(name, task=fail)
+    async for message in socket:
+        await socket.send_message(message)
+
+
+async def mistaken(socket: WebSocket) -> None:
+    await socket.accept()
+    try:
+        await socket.join("a", task=count_up("a"))  # type: ignore[arg-type]
+    except TypeError as error:
+        await socket.send_text(str(error))
+
+
+urlpatterns = [
+    websocket("failing/<name>/", failing),
+    websocket("game/<name>/", game),
+    websocket("mistaken/", mistaken),
+]
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.urls(__name__)
+class Everything:
+    """What holds in memory and over Redis."""
+
+    def setUp(self: Any) -> None:
+        super().setUp()  # type: ignore[misc]
+        self.group = f"game.{uuid.uuid4().hex}"
+        for module, name, seconds in (
+            (presence, "RETURN", 0.3),
+            (tasks, "LEASE", 2.0),
+            (tasks, "RENEW", 0.1),
+            (tasks, "CANCEL", 1.0),
+        ):
+            self.enterContext(mock.patch.object(module, name, seconds))
+
+    async def test_it_runs_once_for_all_members_until_the_last_has_left(self: Any) -> None:
+        path = f"/game/{self.group}/"
+        async with connect(path) as one:
+            await one.receive()
+            async with connect(path) as two:
+                self.assertGreater(await two.receive_json(), 1)
+                await two.send_text("leave")
+            number = await one.receive_json()
+            while number < 50:
+                self.assertEqual(await one.receive_json(), number + 1)
+                number += 1
+        await until(lambda: ended.get(self.group) == 1)
+        self.assertEqual(started[self.group], 1)
+        await until(lambda: not get_hub().tasks)
+
+    async def test_a_reload_does_not_end_it(self: Any) -> None:
+        for _ in range(3):
+            async with connect(f"/game/{self.group}/") as client:
+                number = await client.receive_json()
+        self.assertGreater(number, 1)
+        self.assertEqual(started[self.group], 1)
+
+    async def test_once_it_is_over_the_next_member_starts_it_again(self: Any) -> None:
+        for times in (1, 2):
+            async with connect(f"/game/{self.group}/") as client:
+                self.assertEqual(await client.receive_json(), 1)
+            await until(lambda times=times: ended.get(self.group) == times)
+
+    async def test_one_that_ends_by_itself_starts_again_when_a_socket_joins(self: Any) -> None:
+        async with connect(f"/game/{self.group}/") as one:
+            await one.receive()
+            stop = await sync_to_async(User.objects.create)(username="stop")
+            while await one.receive() != "over":
+                pass
+            await until(lambda: ended.get(self.group) == 1)
+            await sync_to_async(stop.delete)()
+            await asyncio.sleep(0.3)  # It is asked for again meanwhile, and is not started.
+            self.assertEqual(started[self.group], 1)
+            async with connect(f"/game/{self.group}/"):
+                self.assertEqual(await one.receive_json(), 1)
+            self.assertEqual(started[self.group], 2)
+
+    async def test_an_exception_is_reported_and_ends_the_task_but_no_member(self: Any) -> None:
+        with self.assertLogs("django.request", "ERROR") as logs:
+            async with connect(f"/failing/{self.group}/") as client:
+                self.assertEqual(await client.receive(), "failing")
+                await client.send_text("still here")
+                self.assertEqual(await client.receive(), "still here")
+                await until(lambda: logs.records)
+        self.assertIn(self.group, logs.records[0].getMessage())
+        self.assertIn("This task fails.", str(logs.records[0].exc_info))
+
+    async def test_a_task_that_was_called_is_a_mistake_that_is_named(self: Any) -> None:
+        with self.assertWarns(RuntimeWarning):
+            async with connect("/mistaken/") as client:
+                self.assertIn("task= takes a function, as in task=run_game", await client.receive())
+
+    async def test_it_ends_with_the_server(self: Any) -> None:
+        async with connect(f"/game/{self.group}/") as client:
+            await client.receive()
+            await close_hub()
+            self.assertEqual(ended[self.group], 1)
+
+
+class MemoryTests(Everything, TransactionTestCase):
+    pass
+
+
+# A process that has a member of a group with a task, until it is killed or told to leave.
+OTHER = """
+import asyncio, os, sys, django
+django.setup()
+from unittest import mock
+from django.test import override_settings
+from websocket.groups import apublish, close_hub, get_hub, presence, tasks
+
+async def play(group):
+    while True:
+        await apublish(group, f"other {os.getpid()}")
+        await asyncio.sleep(0.01)
+
+async def main(url, group):
+    presence.RETURN, tasks.LEASE, tasks.RENEW, tasks.CANCEL = 0.3, 2.0, 0.1, 1.0
+    with override_settings(WEBSOCKET_REDIS_URL=url):
+        get_hub().join_task(group, play)
+        print("in", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        await close_hub()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@asynccontextmanager
+async def other_process(url: str, group: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run another process that wants a group's task."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", OTHER, url, group),
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"in\n"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+class RedisTests(Everything, OnRedis, TransactionTestCase):
+    async def test_it_runs_in_one_of_two_processes_and_not_only_while_that_has_members(
+        self,
+    ) -> None:
+        async with connect(f"/game/{self.group}/") as client:
+            await client.receive()
+            async with other_process(self.redis.url, self.group):
+                await client.send_text("leave")
+                await until(lambda: not get_hub().tasks[self.group].members)
+                await asyncio.sleep(0.6)  # Longer than a member has to come back.
+                self.assertEqual((started[self.group], ended.get(self.group)), (1, None))
+            # Now no process has a member any more.
+            await until(lambda: ended.get(self.group) == 1)
+
+    async def test_another_process_takes_over_from_one_that_was_killed(self) -> None:
+        async with (
+            other_process(self.redis.url, self.group) as process,
+            connect(f"/game/{self.group}/") as client,
+        ):
+            self.assertEqual(await client.receive(), f"other {process.pid}")
+            process.kill()
+            while await client.receive() != "1":
+                pass
+            self.assertEqual(started[self.group], 1)
+
+    async def test_another_process_takes_over_from_one_that_stops(self) -> None:
+        self.enterContext(mock.patch.object(tasks, "LEASE", 60.0))
+        async with (
+            other_process(self.redis.url, self.group) as process,
+            connect(f"/game/{self.group}/") as client,
+        ):
+            self.assertEqual(await client.receive(), f"other {process.pid}")
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            while await client.receive() != "1":
+                pass
+
+    async def test_a_process_that_cannot_renew_has_ended_before_another_one_starts(self) -> None:
+        async with connect(f"/game/{self.group}/") as client:
+            await client.receive()
+            self.redis.freeze()
+            try:
+                began = asyncio.get_running_loop().time()
+                await until(lambda: ended.get(self.group) == 1)
+                self.assertLess(asyncio.get_running_loop().time() - began, tasks.LEASE)
+            finally:
+                self.redis.thaw()
+            await until(lambda: started[self.group] == 2)
+
+    async def test_nothing_of_a_task_stays_in_redis(self) -> None:
+        async with connect(f"/game/{self.group}/") as client:
+            await client.receive()
+        async with self.redis_client() as redis:
+            await until(lambda: ended.get(self.group))
+            while await redis.keys(f"*{self.group}*"):
+                await asyncio.sleep(0.01)
+
+    async def test_a_task_goes_on_when_redis_was_emptied(self) -> None:
+        async with connect(f"/game/{self.group}/") as client, self.redis_client() as redis:
+            await client.receive()
+            await redis.flushall()
+            number = await client.receive_json()
+            while await client.receive_json() < number + 30:
+                pass
+            self.assertEqual(started[self.group], 1)
+            self.assertTrue(await redis.keys(f"*{self.group}*:t"))
