@@ -78,6 +78,14 @@ class ReadmeTests(TestCase):
                 await socket.send_bytes(b"")
                 assert await socket.receive_json() == {"count": count}
 
+    async def test_a_countdown_is_one_for_all_and_one_socket_can_be_reached(self):
+        async with connect("/ws/countdown/a/") as one, connect("/ws/countdown/a/") as two:
+            ids = [(await socket.receive_json())["id"] for socket in (one, two)]
+            assert await one.receive_json() == {"number": 10}
+            await asyncio.to_thread(publish, f"socket.{ids[1]}", "for two")
+            assert "for two" in [await two.receive(), await two.receive()]
+            assert await one.receive_json() == {"number": 9}
+
     async def test_an_event_stream_hears_what_sync_code_publishes(self):
         await self.async_client.aforce_login(self.anna)
         response = await self.async_client.get("/rooms/lobby/events/")
@@ -102,6 +110,15 @@ class ReadmeTests(TestCase):
 
 
 class CommittedTests(TransactionTestCase):
+    async def test_the_lobby_tells_who_is_there(self):
+        anna, ben = [await User.objects.acreate_user(name) for name in ("anna", "ben")]
+        async with connect("/ws/lobby/", user=anna) as one:
+            assert await one.receive_json() == {"here": ["anna"]}
+            async with connect("/ws/lobby/", user=ben) as two:
+                assert await two.receive_json() == {"here": ["anna", "ben"]}
+                while await one.receive_json() != {"here": ["anna", "ben"]}:
+                    pass
+
     async def test_the_admins_action_and_a_change_of_groups_close_a_users_sockets(self):
         self.anna = await User.objects.acreate_user("anna")
         root = await User.objects.acreate_user("root", is_staff=True, is_superuser=True)

@@ -117,6 +117,7 @@ websocket/outbox.py
 websocket/pending.py
 websocket/protocol.py
 websocket/refusal.py
+websocket/sessions.py
 websocket/state.py
 websocket/static/websocket/client.js
 websocket/supervisor.py
@@ -139,6 +140,7 @@ websocket/tests/test_outbox.py
 websocket/tests/test_presence.py
 websocket/tests/test_protocol.py
 websocket/tests/test_redis.py
+websocket/tests/test_sessions.py
 websocket/tests/test_subclass.py
 websocket/tests/test_subscribe.py
 websocket/tests/test_testing.py

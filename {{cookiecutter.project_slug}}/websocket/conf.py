@@ -17,6 +17,10 @@ DISCONNECT_GRACE: float = 2.0
 #: by a close with 3000 or 3003: browsers hide the response from their pages.
 EXPLAIN_REFUSALS: bool = True
 
+#: Seconds after which a socket is closed with 1012, so that its page connects again and the
+#: handshake checks everything anew; up to a tenth less, so that not all come at once. 0 for never.
+MAX_AGE: float = 0.0
+
 #: The most bytes that a client's message may have: a larger one closes the connection with 1009.
 MAX_MESSAGE_SIZE: int = 1024 * 1024
 
@@ -58,6 +62,7 @@ def errors() -> list[str]:
     wanted = {
         "DISCONNECT_GRACE": (_is_number(DISCONNECT_GRACE), "a number of seconds, 0 or more"),
         "EXPLAIN_REFUSALS": (isinstance(EXPLAIN_REFUSALS, bool), "True or False"),
+        "MAX_AGE": (_is_number(MAX_AGE), "a number of seconds, 0 or more"),
         "MAX_MESSAGE_SIZE": (_is_whole(MAX_MESSAGE_SIZE), "a whole number of bytes, 1 or more"),
         "OUTBOX_SIZE": (_is_whole(OUTBOX_SIZE), "a whole number of bytes, 1 or more"),
         "REDIS_PREFIX": (isinstance(REDIS_PREFIX, str), "a string"),

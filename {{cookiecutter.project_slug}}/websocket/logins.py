@@ -24,8 +24,11 @@ from django.utils.crypto import salted_hmac
 
 from websocket import groups
 from websocket.protocol import State
+from websocket.sessions import Sessions
 
 if TYPE_CHECKING:
+    from django.contrib.sessions.backends.base import SessionBase
+
     from websocket.state import Connection
 
 # A view's group cannot have this name.
@@ -62,6 +65,7 @@ class Notice(NamedTuple):
 
 
 MISSED: Final = Notice("missed", reason="A logout may have been missed.")
+EXPIRED: Final = Notice("ended", reason="The session has expired.")
 
 
 class Login:
@@ -115,6 +119,17 @@ class Login:
         if self.watcher is not None:
             self.watcher.forget(self)
 
+    def session(self) -> SessionBase | None:
+        """Return the session, or None if there is none or the connection is over."""
+        if self.connection is None or self.name is None:
+            return None
+        session: SessionBase = self.connection.request.session
+        return session
+
+    def expire(self) -> None:
+        """End the login, because its session has expired."""
+        self.end(EXPIRED)
+
     def check(self, notice: Notice) -> None:
         """End the login if a notice is about it."""
         if (not notice.pks or self.pk in notice.pks) and self._is_meant(notice):
@@ -143,6 +158,7 @@ class Watcher:
         #: The number of notices so far, and the most recent ones.
         self.count = 0
         self.recent: deque[Notice] = deque(maxlen=RECENT)
+        self.sessions = Sessions()
         #: The logins that are still to be ended because a notice may have been missed.
         self.in_doubt: list[Login] = []
         #: Done once Redis has confirmed that this process gets the messages, or has timed out.
@@ -168,6 +184,7 @@ class Watcher:
         login.watcher = self
         self.logins.setdefault(login.pk, []).append(login)
         connection.at_end(login.forget)
+        self.sessions.add(login)
         # The browser may not have deleted the cookie of an ended session yet.
         session = getattr(connection.request, "session", None)
         is_in_cookie = isinstance(session, CookieStore)

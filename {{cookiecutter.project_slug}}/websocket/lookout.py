@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
+import random
+import time
 
+from websocket import conf
 from websocket.inbox import Inbox
 from websocket.protocol import State
 from websocket.state import Connection
@@ -14,12 +18,16 @@ logger = logging.getLogger("django.websocket")
 class Lookout:
     """Watches one connection."""
 
-    __slots__ = ("connection", "seen")
+    __slots__ = ("close_at", "connection", "seen")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         #: The number of messages that the view had received at the last look.
         self.seen = 0
+        #: The time at which the connection is too old, if WEBSOCKET_MAX_AGE is set.
+        self.close_at = math.inf
+        if conf.MAX_AGE:
+            self.close_at = time.monotonic() + conf.MAX_AGE * random.uniform(0.9, 1)
 
     def look(self) -> None:
         """Read ahead if the view has received nothing since the last look, and is not waiting."""
@@ -34,6 +42,8 @@ class Lookout:
             # A server that gave up on a client, for example after a missing pong, cannot report it
             # while that client does not read, nor while the inbox is full.
             connection.lost()
+        elif connection.app_state is State.CONNECTED and time.monotonic() >= self.close_at:
+            connection.close_soon(1012, "It is time to connect again.")
         if connection.inbox is not None and connection.inbox.is_empty():
             connection.inbox = None
         has_left = connection.client_state is State.DISCONNECTED

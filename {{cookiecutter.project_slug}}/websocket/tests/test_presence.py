@@ -49,7 +49,7 @@ async def room(socket: WebSocket, name: str) -> None:
         if message == "leave":
             await socket.leave(name)
         elif message == "login":
-            await login(socket, await User.objects.aget(username="ada"))
+            await login(socket, await sync_to_async(User.objects.get)(username="ada"))
         else:
             await socket.join(name, presence={"name": message})
         await socket.send_text("done")
