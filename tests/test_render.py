@@ -93,11 +93,13 @@ websocket/connection.py
 websocket/console.py
 websocket/counters.py
 websocket/groups/__init__.py
+websocket/groups/history.py
 websocket/groups/membership.py
 websocket/groups/memory.py
 websocket/groups/message.py
 websocket/groups/presence.py
 websocket/groups/redis.py
+websocket/groups/redis_history.py
 websocket/groups/redis_presence.py
 websocket/groups/redis_tasks.py
 websocket/groups/server.py
@@ -114,9 +116,11 @@ websocket/members.py
 websocket/metrics.py
 websocket/middleware.py
 websocket/outbox.py
+websocket/pacing.py
 websocket/pending.py
 websocket/protocol.py
 websocket/refusal.py
+websocket/resume.py
 websocket/sessions.py
 websocket/state.py
 websocket/static/websocket/client.js
@@ -132,6 +136,7 @@ websocket/tests/test_connection.py
 websocket/tests/test_group_tasks.py
 websocket/tests/test_groups.py
 websocket/tests/test_handshake.py
+websocket/tests/test_history.py
 websocket/tests/test_inbox.py
 websocket/tests/test_internals.py
 websocket/tests/test_life.py

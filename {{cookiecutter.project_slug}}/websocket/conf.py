@@ -3,6 +3,7 @@
 They are read once, not for every message, and read again when a test overrides one.
 """
 
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,13 @@ DISCONNECT_GRACE: float = 2.0
 #: Whether a browser whose handshake is refused with 401, 403 or a redirect to the login is told so
 #: by a close with 3000 or 3003: browsers hide the response from their pages.
 EXPLAIN_REFUSALS: bool = True
+
+#: The groups that keep their last messages, by how their names start, and how many they keep:
+#: {"chat.room.": 100}. The longest start that fits counts. All processes need the same.
+HISTORY: dict[str, int] = {}
+
+#: Seconds for which a group keeps its messages after the last one.
+HISTORY_TTL: float = 300.0
 
 #: Seconds after which a socket is closed with 1012, so that its page connects again and the
 #: handshake checks everything anew; up to a tenth less, so that not all come at once. 0 for never.
@@ -51,6 +59,14 @@ _DEFAULTS = {name: value for name, value in globals().items() if name.isupper()}
 def _read_settings(**kwargs: Any) -> None:
     for name, default in _DEFAULTS.items():
         globals()[name] = getattr(settings, f"WEBSOCKET_{name}", default)
+    history_length.cache_clear()
+
+
+@lru_cache(maxsize=1024)
+def history_length(group: str) -> int:
+    """Return the number of messages that a group keeps, 0 for none."""
+    starts = [start for start in HISTORY if group.startswith(start)]
+    return HISTORY[max(starts, key=len)] if starts else 0
 
 
 _read_settings()
@@ -62,6 +78,8 @@ def errors() -> list[str]:
     wanted = {
         "DISCONNECT_GRACE": (_is_number(DISCONNECT_GRACE), "a number of seconds, 0 or more"),
         "EXPLAIN_REFUSALS": (isinstance(EXPLAIN_REFUSALS, bool), "True or False"),
+        "HISTORY": (_is_history(HISTORY), "a dict of starts of names and whole numbers, 1 or more"),
+        "HISTORY_TTL": (_is_number(HISTORY_TTL), "a number of seconds, 0 or more"),
         "MAX_AGE": (_is_number(MAX_AGE), "a number of seconds, 0 or more"),
         "MAX_MESSAGE_SIZE": (_is_whole(MAX_MESSAGE_SIZE), "a whole number of bytes, 1 or more"),
         "OUTBOX_SIZE": (_is_whole(OUTBOX_SIZE), "a whole number of bytes, 1 or more"),
@@ -93,6 +111,12 @@ def errors() -> list[str]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and 0 <= value < float("inf")
+
+
+def _is_history(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(start, str) and _is_whole(length) for start, length in value.items()
+    )
 
 
 def _is_whole(value: Any) -> bool:

@@ -286,16 +286,19 @@ class WebSocket(RequestAttributes):
 
     async def join(
         self, group: str, *, presence: Any = None, task: GroupFunction | None = None
-    ) -> None:
+    ) -> bool:
         """Join a group: messages published once this returns are sent to this client.
+
+        Returns True if the client already has, or is being sent, everything since the position with
+        which it connected (see websocket.resume and WEBSOCKET_HISTORY). Returns False if the client
+        is new or was away for too long: send it the state.
 
         The socket leaves by itself when the connection is over or the view has ended. Canceling is
         safe: it leaves the membership as it was.
 
         `presence` makes the user, or an anonymous visitor's socket, one of the group's
         `websocket.groups.members`, with this info: at most 1 KiB of JSON. `task` is a coroutine
-        function that takes the group's name. It runs once for all members, in all processes, from
-        the first member until 15 seconds after the last one has left.
+        function of the group's name, which runs once for all members until 15 s after the last one.
 
         Raises `ValueError` for an invalid group name or an info that is too large, `TypeError` for
         an info that JSON cannot hold, `RuntimeError` before the accept, `WebSocketDisconnect` when
@@ -308,12 +311,12 @@ class WebSocket(RequestAttributes):
         if connection.app_state is not State.CONNECTED:
             raise connection.misuse("join a group")
         memberships = memberships_of(connection)
-        if presence is None:
-            await memberships.join(group, task=task)
-        else:
-            await memberships.join(group, self._identity(), encode_info(presence), task)
+        identity = None if presence is None else self._identity()
+        info = "" if presence is None else encode_info(presence)
+        is_complete = await memberships.join(group, identity, info, task)
         if connection.app_state is not State.CONNECTED:
             raise connection.disconnected()
+        return is_complete
 
     async def leave(self, group: str) -> None:
         """Leave a group, or do nothing if this socket is not a member."""

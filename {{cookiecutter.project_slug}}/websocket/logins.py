@@ -14,6 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextvars import Context
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from django.contrib.sessions.backends.signed_cookies import SessionStore as Cook
 from django.utils.crypto import salted_hmac
 
 from websocket import groups
+from websocket.pacing import call_in_turn
 from websocket.protocol import State
 from websocket.sessions import Sessions
 
@@ -36,9 +38,6 @@ GROUP: Final = "@auth"
 
 # The number of notices kept for handshakes in progress.
 RECENT: Final = 1000
-
-# Seconds between closing two sockets in doubt, so that not all clients reconnect at once.
-PAUSE: Final = 0.005
 
 # The item in which a signed-cookie session keeps its name: its key changes with every save.
 NAME: Final = "_websocket_name"
@@ -159,8 +158,6 @@ class Watcher:
         self.count = 0
         self.recent: deque[Notice] = deque(maxlen=RECENT)
         self.sessions = Sessions()
-        #: The logins that are still to be ended because a notice may have been missed.
-        self.in_doubt: list[Login] = []
         #: Done once Redis has confirmed that this process gets the messages, or has timed out.
         self.ready = self.loop.create_future()
         # In an empty context, so that the task keeps no data of the first handshake alive.
@@ -218,15 +215,8 @@ class Watcher:
     def missed(self) -> None:
         """End all logins one by one; the handshakes that follow check the sessions again."""
         self._note(MISSED)
-        is_ending = bool(self.in_doubt)
-        self.in_doubt = list(self._all())
-        if not is_ending:
-            self._end_next()
-
-    def _end_next(self) -> None:
-        if self.in_doubt:
-            self.in_doubt.pop().end(MISSED)
-            self.loop.call_later(PAUSE, self._end_next, context=Context())
+        for login in self._all():
+            call_in_turn(partial(login.end, MISSED))
 
     def _note(self, notice: Notice) -> None:
         self.count += 1

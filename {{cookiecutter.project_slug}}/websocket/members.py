@@ -8,7 +8,8 @@ from functools import partial
 from websocket import conf, groups
 from websocket.counters import counters
 from websocket.groups.membership import Memberships
-from websocket.outbox import Outbox
+from websocket.outbox import Outbox, ResumingOutbox
+from websocket.pacing import call_in_turn
 from websocket.protocol import State
 from websocket.state import Connection
 
@@ -19,12 +20,16 @@ def memberships_of(connection: Connection) -> Memberships:
     """Return a client's memberships in groups, which end with its connection."""
     memberships: Memberships | None = connection.memberships
     if memberships is None:
-        outbox = connection.outbox = Outbox(
-            connection.id or "",
-            connection.server_send,
+        resume = connection.resume
+        arguments = (
+            identify(connection) if resume is not None else connection.id or "",
+            connection.link.send,
             partial(failed, connection),
             partial(too_slow, connection),
+            partial(missed, connection),
         )
+        outbox = Outbox(*arguments) if resume is None else ResumingOutbox(resume, *arguments)
+        connection.outbox = outbox
         memberships = connection.memberships = Memberships(groups.get_hub(), outbox)
         connection.at_end(outbox.stop)
         connection.at_end(memberships.leave_all)
@@ -45,7 +50,7 @@ class OwnGroup:
             memberships_of(self.connection).member.push(message)
 
     def missed(self) -> None:
-        """Do nothing: delivery to sockets is at most once."""
+        missed(self.connection)
 
 
 def identify(connection: Connection) -> str:
@@ -86,10 +91,25 @@ def too_slow(connection: Connection) -> None:
     else a reset connection. The messages in the outbox are lost.
     """
     assert connection.outbox is not None
-    if conf.SLOW_CLIENT == "drop":
+    # One that resumes must not have a hole: it comes back for what it missed.
+    if conf.SLOW_CLIENT == "drop" and connection.resume is None:
         if not connection.outbox.is_dropping:
             logger.warning("%r is slow to read: messages to it are dropped.", connection)
         return
     logger.warning("%r is slow to read: it is closed.", connection)
     counters["closed"] += 1
     connection.close_soon(1013, "Too slow to read.", grace=0)
+
+
+def missed(connection: Connection) -> None:
+    """Close a connection that may have missed messages: its page connects again, and loads again.
+
+    Many are closed one after the other, so that they do not all come back at once.
+    """
+    call_in_turn(partial(close_missed, connection))
+
+
+def close_missed(connection: Connection) -> None:
+    if connection.app_state is State.CONNECTED:
+        counters["missed"] += 1
+        connection.close_soon(1012, "Messages may have been missed.")

@@ -11,7 +11,8 @@ from typing import Any, Final, Protocol
 
 from websocket import conf
 from websocket.counters import counters
-from websocket.protocol import Event, Send
+from websocket.protocol import Event, Send, SendEvent
+from websocket.resume import Position, Resume
 
 # Returned by next() for a finished coroutine: faster than catching StopIteration.
 _FINISHED: Final = object()
@@ -31,8 +32,11 @@ class Outbox:
     because the transport's buffer is full, a task awaits it, and further messages are kept, up to
     WEBSOCKET_OUTBOX_SIZE. If the server's `send` raises an exception, `failed` is called with it,
     and nothing more is sent. `too_slow` is called when the outbox is full: it either stops the
-    outbox, or lets it drop the oldest messages.
+    outbox, or lets it drop the oldest messages. `lost` is called when it may have missed some.
     """
+
+    #: What the client has, if it asks to resume.
+    resume: Resume | None = None
 
     def __init__(
         self,
@@ -40,11 +44,13 @@ class Outbox:
         send: Send,
         failed: Callable[[Exception], None],
         too_slow: Callable[[], None],
+        lost: Callable[[], None],
     ) -> None:
         self.id = id
         self.server_send = send
         self.failed = failed
         self.too_slow = too_slow
+        self.lost = lost
         #: The number of messages that were sent.
         self.sent = 0
         #: Whether messages have been dropped since the client last kept up.
@@ -75,8 +81,12 @@ class Outbox:
             task.add_done_callback(lambda task: rest.close())
             self.sender = task
 
+    def reach(self, position: Position) -> None:
+        """Do nothing: the client does not resume."""
+
     def missed(self) -> None:
-        """Do nothing: delivery to sockets is at most once."""
+        """Let the client load again, because it may have missed messages."""
+        self.lost()
 
     def stop(self) -> None:
         """Stop sending, and discard the messages that are kept."""
@@ -115,6 +125,36 @@ class Outbox:
         finally:
             self.is_dropping = False
             self.sender = None
+
+
+class ResumingOutbox(Outbox):
+    """The outbox of a client that resumes: messages have their positions in front of them."""
+
+    def __init__(self, resume: Resume, *args: Any) -> None:
+        super().__init__(*args)
+        self.resume = resume
+
+    def push(self, message: Any) -> None:
+        assert self.resume is not None
+        if self.resume.takes(message):
+            super().push(message.marked)
+        elif self.resume.held_size() > conf.OUTBOX_SIZE:
+            self.too_slow()
+
+    def reach(self, position: Position) -> None:
+        """Tell the client the position that it has reached, and its id."""
+        super().push(Note(str(position)))
+        super().push(Note(self.id))
+
+
+class Note:
+    """A message for the client itself."""
+
+    __slots__ = ("event", "size")
+
+    def __init__(self, text: str) -> None:
+        self.event: Event = {"type": SendEvent.SEND, "text": text}
+        self.size = len(text)
 
 
 def begin(coroutine: Awaitable[None]) -> Awaitable[None] | None:

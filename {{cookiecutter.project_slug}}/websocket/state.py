@@ -33,6 +33,7 @@ from websocket.protocol import (
     one_line,
     size_of,
 )
+from websocket.resume import Resume, marking, resume_of
 from websocket.supervisor import Supervisor
 
 logger = logging.getLogger("django.websocket")
@@ -79,6 +80,8 @@ class Connection:
         self.closing: asyncio.Task[None] | None = None
         #: Functions to call when the connection is over.
         self.endings: list[Callable[[], None]] | None = None
+        #: What the client asks to resume, if it does.
+        self.resume: Resume | None = None
         #: The groups that the client has joined, and the user's login: see `members`, `logins`.
         self.memberships: Any = None
         self.login: Any = None
@@ -192,6 +195,9 @@ class Connection:
         headers = [item for item in self.accept_headers if item[0] not in HEADERS_OF_CONTENT]
         headers += event.get("headers") or ()
         self.advance(State.CONNECTED)
+        self.resume = resume_of(self.scope.get("query_string", b""))
+        if self.resume is not None:
+            self.server_send = marking(self.server_send)
         try:
             await self.server_send({**event, "headers": headers})
         except (OSError, RuntimeError) as error:

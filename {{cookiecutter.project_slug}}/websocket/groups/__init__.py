@@ -16,10 +16,11 @@ from typing import Any
 
 from websocket import conf
 from websocket.counters import counters
-from websocket.groups.memory import Hub, hubs, new_id
+from websocket.groups.memory import Hub, has_history, hubs, new_id
 from websocket.groups.message import (
     Member,
     Message,
+    MessagesMissed,
     PublishError,
     Socket,
     SubscriberTooSlow,
@@ -33,10 +34,12 @@ __all__ = [
     "Hub",
     "Member",
     "Message",
+    "MessagesMissed",
     "PublishError",
     "SubscriberTooSlow",
     "amember_count",
     "amembers",
+    "aposition",
     "apublish",
     "can_publish",
     "check_name",
@@ -47,6 +50,7 @@ __all__ = [
     "members",
     "new_id",
     "ping",
+    "position",
     "presence_changed",
     "publish",
     "publish_message",
@@ -75,7 +79,7 @@ async def apublish(group: str, message: Any, *, exclude: Socket | str | None = N
     await get_hub().apublish(group, Message.encode(message), id_of(exclude))
 
 
-def subscribe(*groups: str) -> Subscription:
+def subscribe(*groups: str, positions: bool = False) -> Subscription:
     """Iterate over the messages of some groups: for views that filter, or code without a socket.
 
         async with subscribe("page.1") as inbox:  # From here on, nothing is missed.
@@ -83,13 +87,39 @@ def subscribe(*groups: str) -> Subscription:
             inbox.leave("page.1")
             async for message in inbox: ...
 
-    Yields str, bytes, or the value of a message published as JSON. `async for message in
+    Yields str, bytes, or the value of a message published as JSON; with `positions=True` pairs of
+    the position (empty for a group without a history) and that. `async for message in
     subscribe("orders")` works as well, but listens only from its first step on. Raises
     `ValueError` as `publish` does, `PublishError` when Redis cannot be reached to join, and
     `SubscriberTooSlow`, unless WEBSOCKET_SLOW_CLIENT is "drop": then the oldest messages are
-    dropped.
+    dropped. Raises `MessagesMissed` after an outage of Redis in which messages may have been lost.
     """
-    return Subscription(get_hub, groups)
+    return Subscription(get_hub, groups, positions)
+
+
+def position(group: str) -> str:
+    """Return the position of a group's last message, for a page that shows the group's state.
+
+    Read it before the state, and give it to the page: `new ReconnectingWebSocket(url, [],
+    {resume: position})` then gets everything that was published since. From sync code; raises
+    `ValueError` for a group that WEBSOCKET_HISTORY gives no history, and `PublishError` when Redis
+    is used but cannot be reached. Empty if this process serves no sockets and has no Redis.
+    """
+    check_history(group)
+    return _hub_class().position(group)
+
+
+async def aposition(group: str) -> str:
+    """Return the position of a group's last message; from async code. Otherwise as `position`."""
+    check_history(group)
+    return await get_hub().aposition(group)
+
+
+def check_history(group: str) -> None:
+    """Raise `ValueError` for a group without a history."""
+    check_name(group)
+    if not has_history(group):
+        raise ValueError(f"The group {group!r} has no history: add it to WEBSOCKET_HISTORY.")
 
 
 def members(group: str) -> dict[str, Any]:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from websocket import conf
 from websocket.counters import counters
-from websocket.groups.memory import Hub
+from websocket.groups.memory import Hub, has_history
 from websocket.groups.message import Member
 from websocket.groups.presence import Identity
 from websocket.groups.tasks import GroupFunction
+from websocket.resume import Position, Resume, key_of
+
+
+class Resuming(Member, Protocol):
+    """A member that may take up where it was."""
+
+    resume: Resume | None
+
+    def reach(self, position: Position) -> None:
+        """Accept the position that a join has reached."""
 
 
 class Memberships:
     """The groups that one member has joined, or tried to join: a failed join changes nothing."""
 
-    def __init__(self, hub: Hub, member: Member) -> None:
+    def __init__(self, hub: Hub, member: Resuming) -> None:
         self.hub = hub
         self.member = member
         self.groups: set[str] = set()
@@ -27,14 +40,20 @@ class Memberships:
         identity: Identity | None = None,
         info: str = "",
         task: GroupFunction | None = None,
-    ) -> None:
+    ) -> bool:
         """Join a group, unless the member leaves it before Redis confirms the join.
 
         With an identity, be present there with this info; with a task, want the group's task.
+        Returns whether the member has all messages since its position.
         """
         is_new = self.member not in self.hub.members.get(group, ())
         self.groups.add(group)
-        await self.hub.join(group, self.member)
+        resume = self.member.resume
+        if resume is None or not has_history(group):
+            is_complete = False
+            await self.hub.join(group, self.member)
+        else:
+            is_complete = not is_new or await self.catch_up(group, resume)
         counters["joins"] += 1
         if identity is not None:
             try:
@@ -48,6 +67,35 @@ class Memberships:
             if group not in self.tasks:
                 self.tasks.add(group)
                 self.hub.join_task(group, task)
+        return is_complete
+
+    async def catch_up(self, group: str, resume: Resume) -> bool:
+        """Join a group with a history: hold its messages back until those before are sent."""
+        key = key_of(group)
+        resume.held[key] = []
+        try:
+            await self.hub.join(group, self.member)
+            position, missed = await self.hub.catch_up(group, resume.positions.get(key))
+        except BaseException:
+            del resume.held[key]
+            self.leave(group)
+            raise
+        held = resume.held.pop(key)
+        if group not in self.groups:
+            return False
+        size = sum(entry.message.size for entry in missed or ())
+        is_complete = missed is not None and size <= conf.OUTBOX_SIZE
+        if position is not None and not is_complete:
+            resume.positions[key] = position
+        for entry in missed if missed is not None and is_complete else ():
+            if entry.exclude is None or entry.exclude not in (resume.previous, self.member.id):
+                self.member.push(entry.message)
+        if position is not None:
+            resume.positions[key] = position
+            self.member.reach(position)
+        for message in held:
+            self.member.push(message)
+        return is_complete
 
     async def enter(self, group: str, identity: Identity, info: str) -> None:
         """Be present in a group, in place of an earlier identity there."""

@@ -14,10 +14,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from websocket import conf
 from websocket.counters import counters
-from websocket.groups.message import Member, Message
+from websocket.groups.history import Entry, History
+from websocket.groups.message import Member, Message, socket_of
 from websocket.groups.presence import Presence
 from websocket.groups.tasks import GroupFunction, GroupTask, Leases
+from websocket.resume import Position
 
 logger = logging.getLogger("django.websocket")
 
@@ -65,6 +68,7 @@ class Hub:
         self.is_serving = False
         #: Makes the running task's sync code run in a thread for sockets.
         self.enter_thread: Callable[[], None] = _stay
+        self.history = History()
         self.presence, self.leases = self.share()
         #: The tasks that groups own.
         self.tasks: dict[str, GroupTask] = {}
@@ -183,6 +187,28 @@ class Hub:
         """Wait until new messages to a group reach its members, and older ones do not."""
         await self.caught_up()
 
+    async def catch_up(
+        self, group: str, since: Position | None
+    ) -> tuple[Position | None, list[Entry] | None]:
+        """Return a group's position, and the messages since another one, or None if some are gone.
+
+        Called for a group with a history, once a member has joined it. There is no position if
+        Redis has a history of another version.
+        """
+        kept = self.history.of(group)
+        return kept.position, kept.since(since)
+
+    @classmethod
+    def position(cls, group: str) -> str:
+        """Return a group's position, in any thread."""
+        for hub in _running_hubs():
+            if hub.is_serving:
+                return str(hub.history.of(group).position)
+        return ""
+
+    async def aposition(self, group: str) -> str:
+        return str(self.history.of(group).position)
+
     def leave(self, group: str, member: Member) -> None:
         """Remove a member, if it has joined, and end its waiting joins."""
         self.members.get(group, {}).pop(member, None)
@@ -197,6 +223,12 @@ class Hub:
             self.joining.pop(group, None)
 
     def deliver(self, group: str, message: Message, exclude: str | None) -> None:
+        """Hand a message to a group's members, and keep it if the group has a history."""
+        if conf.HISTORY and has_history(group):
+            message = self.history.add(group, message, exclude)
+        self.fan_out(group, message, exclude)
+
+    def fan_out(self, group: str, message: Message, exclude: str | None) -> None:
         """Hand a message to a group's members; one that fails does not affect the others."""
         members = tuple(self.members.get(group, ()))
         if exclude is not None:
@@ -253,6 +285,11 @@ class Hub:
             yield
         finally:
             await self.close()
+
+
+def has_history(group: str) -> bool:
+    """Return whether a group keeps messages, as `socket.<id>` never does."""
+    return conf.history_length(group) > 0 and socket_of(group) is None
 
 
 def _stay() -> None:

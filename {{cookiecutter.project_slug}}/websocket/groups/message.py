@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from copy import copy
 from typing import Any, Final, Protocol
 
 from websocket.protocol import Event, SendEvent, encode_json
+from websocket.resume import Position, mark
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -21,6 +23,10 @@ _OVERHEAD: Final = 64
 
 class PublishError(Exception):
     """A message could not be handed to Redis: nobody gets it."""
+
+
+class MessagesMissed(Exception):
+    """A `subscribe()` may have missed messages, because Redis was away: load the state again."""
 
 
 class SubscriberTooSlow(Exception):
@@ -62,10 +68,13 @@ def id_of(socket: Socket | str | None) -> str | None:
 class Message:
     """A message, encoded once for all members."""
 
-    __slots__ = ("event", "kind", "size")
+    __slots__ = ("_marked", "event", "kind", "position", "size")
 
     def __init__(self, kind: bytes, data: str | bytes) -> None:
         self.kind = kind
+        #: The position in the history of the group, if it has one.
+        self.position: Position | None = None
+        self._marked: Message | None = None
         # Text without a UTF-8 encoding (a lone surrogate) fails here, and not once for each member.
         self.size = len(data.encode() if isinstance(data, str) else data) + _OVERHEAD
         self.event: Event = {
@@ -80,6 +89,20 @@ class Message:
         if isinstance(message, (bytes, bytearray, memoryview)):
             return cls(b"b", bytes(message))
         return cls(b"j", encode_json(message))
+
+    def at(self, position: Position) -> Message:
+        """Return the message at a position in a history."""
+        message = copy(self)
+        message.position, message._marked = position, None
+        return message
+
+    @property
+    def marked(self) -> Message:
+        """The message for clients that resume (see websocket.resume), encoded once for all."""
+        if self._marked is None:
+            marked = self._marked = copy(self)
+            marked.event = mark(self.event, self.position)
+        return self._marked
 
     def value(self) -> Any:
         """Return the published value, as a new object for each call."""

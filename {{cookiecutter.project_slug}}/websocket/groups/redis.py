@@ -13,12 +13,27 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from websocket import conf
+from websocket.counters import counters
 from websocket.groups import memory
-from websocket.groups.memory import Hub, is_loop_running
+from websocket.groups.history import Entry
+from websocket.groups.memory import Hub, has_history, is_loop_running
 from websocket.groups.message import Member, Message, PublishError, socket_of
+from websocket.groups.redis_history import (
+    PUBLISH,
+    READ,
+    Following,
+    Stored,
+    keys_of,
+    publish_arguments,
+    read_arguments,
+    split,
+    unpack_stored,
+)
 from websocket.groups.redis_presence import RedisPresence
 from websocket.groups.redis_tasks import RedisLeases
 from websocket.groups.server import RedisServer, key_of, options, publish_errors
+from websocket.resume import Position
+from websocket.resume import key_of as position_key
 
 logger = logging.getLogger("django.websocket")
 
@@ -29,8 +44,9 @@ class RedisHub(Hub):
     def __init__(self) -> None:
         #: The channels to which other programs publish, to log one warning for each.
         self.foreign: set[str] = set()
-        self.server = RedisServer(conf.REDIS_URL, self.receive, self.missed)
+        self.server = RedisServer(conf.REDIS_URL, self.receive, self.lost)
         super().__init__()
+        self.following = Following(self.server.client, self.fan_out, self.missed)
 
     def share(self) -> tuple[RedisPresence, RedisLeases]:
         client = self.server.client
@@ -56,13 +72,39 @@ class RedisHub(Hub):
         warn_of_wait("publish", 5)
         client = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT)
         channel, only = channel_of(group)
+        packed = message.pack(exclude, only)
         with publish_errors(f"Redis did not take a message to {group!r}"):
-            client.publish(conf.REDIS_PREFIX + channel, message.pack(exclude, only))
+            if has_history(group):
+                arguments = publish_arguments(group, packed)
+                client.register_script(PUBLISH)(keys=keys_of(group), args=arguments)
+            else:
+                client.publish(conf.REDIS_PREFIX + channel, packed)
 
     async def apublish(self, group: str, message: Message, exclude: str | None) -> None:
         channel, only = channel_of(group)
+        packed = message.pack(exclude, only)
         with publish_errors(f"Redis did not take a message to {group!r}"):
-            await self.server.publish(channel, message.pack(exclude, only))
+            if has_history(group):
+                await self.following.publish(group, packed)
+            else:
+                await self.server.publish(channel, packed)
+
+    @classmethod
+    def position(cls, group: str) -> str:
+        """Return a group's position; raises `PublishError` as `publish` does."""
+        warn_of_wait("position", 4)
+        script = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT).register_script(READ)
+        with publish_errors(f"Redis did not tell the position of {group!r}"):
+            answer = script(keys=keys_of(group), args=read_arguments(False))
+        return position_of(group, unpack_stored(group, answer))
+
+    async def aposition(self, group: str) -> str:
+        return position_of(group, await self.following.read(group, False))
+
+    async def catch_up(
+        self, group: str, since: Position | None
+    ) -> tuple[Position | None, list[Entry] | None]:
+        return await self.following.catch_up(group, since)
 
     @classmethod
     def members_of(cls, group: str) -> dict[str, str]:
@@ -111,6 +153,7 @@ class RedisHub(Hub):
         if not (self.has_members(channel) if only is None else self.has_sockets(channel)):
             self.server.unsubscribe(channel)
             self.foreign.discard(channel)
+            self.following.forget(group)
 
     def has_members(self, group: str) -> bool:
         return group in self.members or group in self.joining
@@ -123,7 +166,10 @@ class RedisHub(Hub):
 
     def receive(self, channel: str, packed: bytes) -> None:
         """Deliver a message; warn of one that is not from this project."""
+        position = None
         try:
+            if packed[:1].isdigit():
+                position, packed = split(channel, packed)
             message, exclude, only = Message.unpack(packed)
         except ValueError:
             if channel not in self.foreign:
@@ -134,11 +180,24 @@ class RedisHub(Hub):
                     conf.REDIS_PREFIX + channel,
                 )
             return
-        self.deliver(f"socket.{only}" if only else channel, message, exclude)
+        if position is None:
+            self.fan_out(f"socket.{only}" if only else channel, message, exclude)
+        else:
+            self.following.arrived(channel, *position, message, exclude)
 
-    def missed(self, channel: str) -> None:
+    def lost(self, channel: str) -> None:
+        """Handle a possible loss of messages, now that the subscription is back."""
+        if has_history(channel):
+            self.following.close_gap_soon(channel)
+        else:
+            groups = [group for group in self.members if channel_of(group)[0] == channel]
+            for group in groups if channel.startswith("@sockets.") else [channel]:
+                self.missed(group)
+
+    def missed(self, group: str) -> None:
         """Tell the members of a group that messages to it may have been missed."""
-        for member in tuple(self.members.get(channel, ())):
+        counters["gaps"] += 1
+        for member in tuple(self.members.get(group, ())):
             try:
                 member.missed()
             except Exception:
@@ -148,6 +207,10 @@ class RedisHub(Hub):
         """Close the loop's connections to Redis, including its subscription."""
         await super().close()
         await self.server.close()
+
+
+def position_of(group: str, stored: Stored | None) -> str:
+    return "" if stored is None else str(Position(position_key(group), stored.epoch, stored.offset))
 
 
 def unpack_member(item: tuple[bytes, bytes]) -> tuple[str, str]:

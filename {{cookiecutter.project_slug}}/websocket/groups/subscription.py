@@ -12,7 +12,8 @@ from websocket import conf
 from websocket.counters import counters
 from websocket.groups.membership import Memberships
 from websocket.groups.memory import Hub
-from websocket.groups.message import Message, SubscriberTooSlow, check_name
+from websocket.groups.message import Message, MessagesMissed, SubscriberTooSlow, check_name
+from websocket.resume import Position, Resume
 
 
 class Subscription:
@@ -27,13 +28,16 @@ class Subscription:
     `async for message in subscribe("orders")`.
     """
 
-    def __init__(self, get_hub: Callable[[], Hub], groups: tuple[str, ...]) -> None:
+    def __init__(
+        self, get_hub: Callable[[], Hub], groups: tuple[str, ...], positions: bool = False
+    ) -> None:
         for group in groups:
             if isinstance(group, (frozenset, list, set, tuple)):
                 raise ValueError(f"subscribe() takes names, as subscribe(*names); got {group!r}.")
             check_name(group)
         self._get_hub = get_hub
         self._groups = groups
+        self._has_positions = positions
         # A hub keeps its members alive: as a member, this object would never be garbage-collected.
         self._mailbox: Mailbox | None = None
         self._has_block = False
@@ -52,19 +56,29 @@ class Subscription:
     async def __anext__(self) -> Any:
         mailbox = await self._begin()
         try:
-            return (await mailbox.get()).value()
+            message = await mailbox.get()
+            if self._has_positions:
+                return str(message.position or ""), message.value()
+            return message.value()
         except BaseException:
             if not self._has_block:
                 mailbox.close()
             raise
 
-    async def join(self, group: str) -> None:
-        """Listen to another group, once this returns."""
+    async def join(self, group: str, since: str = "") -> bool:
+        """Listen to another group, once this returns.
+
+        With `positions=True`, `since` may be a position in the group's history: what was published
+        after it comes first. Returns whether all of that is still there.
+        """
         check_name(group)
         mailbox = await self._begin()
         if mailbox.is_closed:
             raise RuntimeError("This subscription has ended: it cannot join a group.")
-        await mailbox.memberships.join(group)
+        position = Position.parse(since)
+        if position is not None and mailbox.resume is not None:
+            mailbox.resume.positions[position.key] = position
+        return await mailbox.memberships.join(group)
 
     def leave(self, group: str) -> None:
         """Stop listening to a group. Messages that have arrived can still be received."""
@@ -74,12 +88,12 @@ class Subscription:
     async def aclose(self) -> None:
         """Leave all groups, and end the iteration."""
         if self._mailbox is None:
-            self._mailbox = Mailbox(self._get_hub())
+            self._mailbox = Mailbox(self._get_hub(), self._has_positions)
         self._mailbox.close()
 
     async def _begin(self) -> Mailbox:
         if self._mailbox is None:
-            mailbox = self._mailbox = Mailbox(self._get_hub())
+            mailbox = self._mailbox = Mailbox(self._get_hub(), self._has_positions)
             try:
                 for group in self._groups:
                     await mailbox.memberships.join(group)
@@ -102,13 +116,15 @@ class Mailbox:
 
     id = ""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, has_positions: bool = False) -> None:
+        self.resume = Resume() if has_positions else None
         self.memberships = Memberships(hub, self)
         self.waiting: deque[Message] = deque()
         self.size = 0
         self.has_news = asyncio.Event()
         self.is_closed = False
         self.is_too_slow = False
+        self.has_missed = False
 
     def close(self) -> None:
         self.memberships.leave_all()
@@ -117,20 +133,26 @@ class Mailbox:
         self.has_news.set()
 
     def push(self, message: Message) -> None:
+        if self.resume is not None and not self.resume.takes(message):
+            return
         self.waiting.append(message)
         self.size += message.size
         while self.size > conf.OUTBOX_SIZE and len(self.waiting) > 1:
             self.size -= self.waiting.popleft().size
-            self.is_too_slow = conf.SLOW_CLIENT != "drop"
+            self.is_too_slow = conf.SLOW_CLIENT != "drop" or self.resume is not None
             counters["dropped"] += 1
         self.has_news.set()
 
+    def reach(self, position: Position) -> None:
+        """Do nothing: each message has its position."""
+
     def missed(self) -> None:
-        """Do nothing: delivery is at most once."""
+        self.has_missed = True
+        self.has_news.set()
 
     async def get(self) -> Message:
         """Return the next message, or stop the iteration."""
-        while not (self.waiting or self.is_closed):
+        while not (self.waiting or self.is_closed or self.has_missed):
             self.has_news.clear()
             await self.has_news.wait()
         if self.is_too_slow:
@@ -138,6 +160,9 @@ class Mailbox:
             raise SubscriberTooSlow("This subscriber did not take its messages in time.")
         if self.is_closed:
             raise StopAsyncIteration
+        if self.has_missed and not self.waiting:
+            self.close()
+            raise MessagesMissed("Messages to this subscriber may have been missed.")
         message = self.waiting.popleft()
         self.size -= message.size
         return message
