@@ -64,17 +64,18 @@ async def login(socket: WebSocket, user: AbstractBaseUser) -> None:
 
     From then on, `socket.user`, the log and `disconnect(user)` refer to this user, and the socket
     is closed as if it had been logged in from the start. The session is not changed. Raises
-    `ValueError` for a user who is anonymous or not active.
+    `ValueError` for a user who is anonymous or not active, and `PublishError` if the socket is
+    present in a group and Redis cannot be reached.
     """
     if not (user.is_authenticated and user.is_active):
         raise ValueError(f"login() takes an active user; got {user!r}.")
     connection = socket._connection
     await log_in(connection, user)
-    if connection.memberships is not None:
-        await connection.memberships.become(Identity(str(user.pk), True))
     # Only now a change is heard of; one since the user was loaded is not.
     if not await sync_to_async(_is_current)(user):
         await socket.close(1012, CHANGED)
+    elif connection.memberships is not None:
+        await connection.memberships.become(Identity(str(user.pk), True))
 
 
 def _is_current(user: Any) -> bool:

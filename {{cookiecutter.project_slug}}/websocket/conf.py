@@ -26,7 +26,8 @@ HISTORY: dict[str, int] = {}
 HISTORY_TTL: float = 300.0
 
 #: Seconds after which a socket is closed with 1012, so that its page connects again and the
-#: handshake checks everything anew; up to a tenth less, so that not all come at once. 0 for never.
+#: handshake checks everything anew. The time is up to 10 % shorter at random, so that clients do
+#: not come back together. 0 disables this.
 MAX_AGE: float = 0.0
 
 #: The most bytes that a client's message may have: a larger one closes the connection with 1009.

@@ -311,7 +311,7 @@ class WebSocket(RequestAttributes):
         if connection.app_state is not State.CONNECTED:
             raise connection.misuse("join a group")
         memberships = memberships_of(connection)
-        identity = None if presence is None else self._identity()
+        identity = None if presence is None else self._identity
         info = "" if presence is None else encode_info(presence)
         is_complete = await memberships.join(group, identity, info, task)
         if connection.app_state is not State.CONNECTED:

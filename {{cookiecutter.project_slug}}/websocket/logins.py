@@ -215,7 +215,7 @@ class Watcher:
     def missed(self) -> None:
         """End all logins one by one; the handshakes that follow check the sessions again."""
         self._note(MISSED)
-        for login in self._all():
+        for login in list(self._all()):
             call_in_turn(partial(login.end, MISSED))
 
     def _note(self, notice: Notice) -> None:

@@ -43,7 +43,7 @@ class Lookout:
             # while that client does not read, nor while the inbox is full.
             connection.lost()
         elif connection.app_state is State.CONNECTED and time.monotonic() >= self.close_at:
-            connection.close_soon(1012, "It is time to connect again.")
+            connection.close_soon(1012, "Maximum age reached; connect again.")
         if connection.inbox is not None and connection.inbox.is_empty():
             connection.inbox = None
         has_left = connection.client_state is State.DISCONNECTED

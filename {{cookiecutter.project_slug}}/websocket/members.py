@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from functools import partial
 
 from websocket import conf, groups
@@ -14,6 +15,9 @@ from websocket.protocol import State
 from websocket.state import Connection
 
 logger = logging.getLogger("django.websocket")
+
+# Held while a connection gets its id, which several threads may ask for.
+_lock = threading.Lock()
 
 
 def memberships_of(connection: Connection) -> Memberships:
@@ -58,12 +62,14 @@ def identify(connection: Connection) -> str:
 
     Most sockets never need one. Until something has read the id, nothing can publish to it.
     """
-    if connection.id is None:
+    with _lock:
+        if connection.id is not None:
+            return connection.id
         connection.id = groups.new_id()
-        if connection.outbox is not None:
-            connection.outbox.id = connection.id
-        if connection.supervisor is not None:
-            connection.supervisor.call(partial(open_own_group, connection))
+    if connection.outbox is not None:
+        connection.outbox.id = connection.id
+    if connection.supervisor is not None:
+        connection.supervisor.call(partial(open_own_group, connection))
     return connection.id
 
 

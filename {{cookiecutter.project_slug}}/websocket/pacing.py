@@ -15,20 +15,21 @@ _waiting: dict[asyncio.AbstractEventLoop, deque[Callable[[], None]]] = {}
 
 
 def call_in_turn(function: Callable[[], None]) -> None:
-    """Call a function after those that wait, in the running event loop."""
+    """Call a function now, or after those that wait, in the running event loop."""
     loop = asyncio.get_running_loop()
+    if (waiting := _waiting.get(loop)) is not None:
+        waiting.append(function)
+        return
     for ended in [loop for loop in _waiting if loop.is_closed()]:
         del _waiting[ended]
-    waiting = _waiting.setdefault(loop, deque())
-    waiting.append(function)
-    if len(waiting) == 1:
-        loop.call_soon(_next, loop, waiting, context=Context())
+    _waiting[loop] = deque([function])
+    _call_next(loop)
 
 
-def _next(loop: asyncio.AbstractEventLoop, waiting: deque[Callable[[], None]]) -> None:
-    try:
-        waiting[0]()
-    finally:
-        waiting.popleft()
-        if waiting:
-            loop.call_later(PAUSE, _next, loop, waiting, context=Context())
+def _call_next(loop: asyncio.AbstractEventLoop) -> None:
+    if not _waiting[loop]:
+        del _waiting[loop]
+        return
+    # In an empty context, so that the timer keeps no data of a connection alive.
+    loop.call_later(PAUSE, _call_next, loop, context=Context())
+    _waiting[loop].popleft()()

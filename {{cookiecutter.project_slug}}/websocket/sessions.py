@@ -14,6 +14,9 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.sessions.backends.cache import SessionStore as CacheStore
+from django.core.cache import caches
 from django.utils import timezone
 
 from websocket import sweep
@@ -90,12 +93,15 @@ class Sessions:
 
 
 def find_ended(sessions: Iterable[SessionBase]) -> set[SessionBase]:
-    """Return the sessions that no request could load any more."""
+    """Return the sessions that have expired or were deleted."""
     ended = set()
     in_database: dict[Any, list[SessionBase]] = {}
+    in_cache: list[CacheStore] = []
     for session in sessions:
         if model := getattr(session, "model", None):
             in_database.setdefault(model, []).append(session)
+        elif isinstance(session, CacheStore):
+            in_cache.append(session)
         elif not is_alive(session):
             ended.add(session)
     for model, stored in in_database.items():
@@ -103,6 +109,11 @@ def find_ended(sessions: Iterable[SessionBase]) -> set[SessionBase]:
         valid = model.objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
         alive = set(valid.values_list("session_key", flat=True))
         ended.update(session for session in stored if session.session_key not in alive)
+    if in_cache:
+        # Not by load(), for which a cache that is away is empty.
+        cache = caches[settings.SESSION_CACHE_ALIAS]
+        found = cache.get_many([session.cache_key for session in in_cache])
+        ended.update(session for session in in_cache if session.cache_key not in found)
     return ended
 
 

@@ -129,7 +129,7 @@ def members(group: str) -> dict[str, Any]:
     anonymous visitor's socket. A user stays a member for 15 seconds after the last socket has left,
     so that a reload changes nothing. From sync code; raises `ValueError` for an invalid group name,
     and `PublishError` when Redis is used but cannot be reached. Without Redis, these are the
-    members in this process. Of a group with thousands of members, `member_count` is cheaper.
+    members in this process. For a large group, `member_count` is cheaper.
     """
     check_name(group)
     return {key: json.loads(info) for key, info in _hub_class().members_of(group).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from websocket import conf
@@ -37,13 +38,14 @@ class Memberships:
     async def join(
         self,
         group: str,
-        identity: Identity | None = None,
+        identity: Callable[[], Identity] | None = None,
         info: str = "",
         task: GroupFunction | None = None,
     ) -> bool:
         """Join a group, unless the member leaves it before Redis confirms the join.
 
-        With an identity, be present there with this info; with a task, want the group's task.
+        With an identity, be present there with this info; with a task, keep the
+        group's task running.
         Returns whether the member has all messages since its position.
         """
         is_new = self.member not in self.hub.members.get(group, ())
@@ -55,9 +57,9 @@ class Memberships:
         else:
             is_complete = not is_new or await self.catch_up(group, resume)
         counters["joins"] += 1
-        if identity is not None:
+        if identity is not None and group in self.groups:
             try:
-                await self.enter(group, identity, info)
+                await self.enter(group, identity(), info)
             except BaseException:
                 if is_new:
                     self.leave(group)
@@ -98,7 +100,7 @@ class Memberships:
         return is_complete
 
     async def enter(self, group: str, identity: Identity, info: str) -> None:
-        """Be present in a group, in place of an earlier identity there."""
+        """Enter a group's members, and remove the member's earlier identity there."""
         await self.hub.presence.join(group, identity, info)
         if group not in self.groups:
             self.hub.presence.leave(group, identity)
@@ -110,7 +112,7 @@ class Memberships:
             self.hub.presence.leave(group, old)
 
     async def become(self, identity: Identity) -> None:
-        """Be present under another identity wherever the member is present."""
+        """Change the identity in all groups with presence."""
         for group, (_, info) in list((self.present or {}).items()):
             await self.enter(group, identity, info)
 

@@ -84,10 +84,7 @@ class Hub:
 
     def share(self) -> tuple[Presence, Leases]:
         """Return the members' presence, and the leases for the tasks of groups."""
-        return Presence(self.run_in_thread), Leases()
-
-    def run_in_thread(self) -> None:
-        self.enter_thread()
+        return Presence(self), Leases()
 
     def serve(self, enter_thread: Callable[[], None]) -> None:
         """Get ready to serve sockets; `enter_thread` is for tasks that belong to none of them."""
@@ -120,13 +117,8 @@ class Hub:
     def join_task(self, group: str, function: GroupFunction) -> None:
         """Count one more socket that wants a group's task, and start it if it is the first."""
         if group not in self.tasks:
-            self.tasks[group] = GroupTask(
-                group, function, self.leases, self.run_in_thread, self.forget_task
-            )
+            self.tasks[group] = GroupTask(self, group, function, self.leases, self.tasks.pop)
         self.tasks[group].join()
-
-    def forget_task(self, group: str) -> None:
-        del self.tasks[group]
 
     def leave_task(self, group: str) -> None:
         """Count one socket less."""
@@ -274,9 +266,8 @@ class Hub:
         """Release the resources of the hub, and end the tasks of its groups."""
         if hubs.get(self.loop) is self:
             del hubs[self.loop]
-        await self.presence.close()
-        for task in list(self.tasks.values()):
-            await task.close()
+        closing = [task.close() for task in self.tasks.values()]
+        await asyncio.gather(self.presence.close(), *closing)
 
     async def _close_with_loop(self) -> AsyncGenerator[None, None]:
         # An event loop closes its async generators before it ends. Sync code that calls async

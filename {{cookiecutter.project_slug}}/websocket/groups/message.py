@@ -44,8 +44,10 @@ def check_name(group: str) -> None:
 
 def socket_of(group: str) -> str | None:
     """Return the id of the socket whose own group this is, if it is one: `socket.<id>`."""
-    kind, _, id = group.partition(".")
-    return id if kind == "socket" and _ID.fullmatch(id) else None
+    if not group.startswith("socket."):
+        return None
+    id = group.removeprefix("socket.")
+    return id if _ID.fullmatch(id) else None
 
 
 class Socket(Protocol):

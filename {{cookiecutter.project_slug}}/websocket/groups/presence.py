@@ -1,16 +1,17 @@
-"""Presence: who is in a group, told apart by user, and when that changes."""
+"""Presence: the members of a group, one for each user, and the signal for changes."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 
+import django
 from asgiref.sync import sync_to_async
 from django.dispatch import Signal
 
@@ -25,10 +26,10 @@ MAX_INFO: Final = 1024
 # Seconds in which a user can come back, for example by loading the page again, without having left.
 RETURN: Final = 15.0
 
-#: Sent when a user, or an anonymous visitor's socket, becomes a member of a group and when the last
-#: socket of it has left, in the process where that happened; or where it is noticed, if a process
-#: has died. Keyword arguments: `group`, `key`, `info` and `joined`, a bool. Receivers run in a
-#: thread, so they may use the ORM, `publish` and `members`.
+#: Sent when a group gets a new member, a user or an anonymous visitor's socket, and when the last
+#: socket of a member has left. It is sent in the process where this happened. If that process has
+#: died, another one with members in the group sends it. Keyword arguments: `group`, `key`, `info`,
+#: and `joined`, a bool. Receivers run in a thread: they may use the ORM, `publish` and `members`.
 presence_changed = Signal()
 
 
@@ -39,44 +40,54 @@ class Identity(NamedTuple):
     is_user: bool
 
 
+class Owner(Protocol):
+    """The hub that presence and tasks belong to."""
+
+    #: Makes the running task's sync code run in a thread for sockets.
+    enter_thread: Callable[[], None]
+
+
 class Present:
     """A member of a group, as far as this process is concerned."""
 
-    __slots__ = ("count", "info", "is_entered", "lock")
+    __slots__ = ("count", "entered", "info", "lock", "timer")
 
     def __init__(self) -> None:
         #: The number of its sockets in this process.
         self.count = 0
-        #: The info as JSON: the latest one, and the one that was entered.
+        #: The info as JSON: the latest one, and the one that was entered, if any.
         self.info = ""
-        self.is_entered: str | None = None
+        self.entered: str | None = None
         #: Held while the entry changes, so that its changes reach Redis in their order.
         self.lock = asyncio.Lock()
+        #: Runs while a user may come back.
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class Presence:
-    """The members of the groups of one event loop; the methods that Redis needs are overridden.
+    """The members of the groups of one event loop; the methods that Redis needs are overridden."""
 
-    `enter_thread` makes the running task's sync code run in a thread for sockets.
-    """
-
-    def __init__(self, enter_thread: Callable[[], None]) -> None:
+    def __init__(self, owner: Owner) -> None:
         self.loop = asyncio.get_running_loop()
-        self.enter_thread = enter_thread
+        self.owner = owner
         self.groups: dict[str, dict[str, Present]] = {}
-        #: Changes that the signal's receivers are still to be told of.
-        self.changes: deque[dict[str, Any]] = deque()
+        #: The changes that receivers are still to be told of: one for each member, because a leave
+        #: after a join that nobody was told of needs no telling.
+        self.changes: dict[tuple[str, str], tuple[str, bool]] = {}
+        self.is_telling = False
         self.tasks: set[asyncio.Task[None]] = set()
         self.is_closed = False
 
     def local(self, group: str) -> dict[str, str]:
         """Return this process's members and their infos as JSON."""
         present = self.groups.get(group, {})
-        return {key: one.info for key, one in list(present.items()) if one.is_entered is not None}
+        return {key: one.entered for key, one in list(present.items()) if one.entered is not None}
 
     async def join(self, group: str, identity: Identity, info: str) -> None:
         """Count one more socket of a member; raises `PublishError` if Redis cannot be reached."""
         present = self.groups.setdefault(group, {}).setdefault(identity.key, Present())
+        if present.timer is not None:
+            present.timer.cancel()
         present.count += 1
         present.info = info
         try:
@@ -92,11 +103,11 @@ class Presence:
         present.count -= 1
         if not (present.count or self.is_closed):
             delay = RETURN if identity.is_user else 0.0
-            self.loop.call_later(delay, self.settle_soon, group, identity.key, context=Context())
+            leave = partial(self.settle_soon, group, identity.key, present)
+            present.timer = self.loop.call_later(delay, leave, context=Context())
 
-    def settle_soon(self, group: str, key: str) -> None:
-        present = self.groups.get(group, {}).get(key)
-        if not (present is None or present.count or self.is_closed):
+    def settle_soon(self, group: str, key: str, present: Present) -> None:
+        if not (present.count or self.is_closed):
             self.run(self.leave_if_gone(group, key, present))
 
     async def leave_if_gone(self, group: str, key: str, present: Present) -> None:
@@ -110,43 +121,56 @@ class Presence:
     async def settle(self, group: str, key: str, present: Present) -> None:
         """Enter or remove a member, so that its entry agrees with the number of its sockets."""
         async with present.lock:
-            info = present.info
-            if present.count and present.is_entered != info:
-                is_first = await self.enter(group, key, info)
-                present.is_entered = info
-                if is_first:
+            info, entered = present.info, present.entered
+            if present.count and entered != info:
+                try:
+                    is_new = await self.enter(group, key, info)
+                except PublishError:
+                    if entered is None:
+                        with suppress(PublishError):  # Only its answer may have been lost.
+                            await self.remove(group, key)
+                    raise
+                present.entered = info
+                if is_new and entered is None:
                     self.tell(group, key, info, True)
-            elif not present.count and present.is_entered is not None:
-                present.is_entered = None
+            elif not present.count and entered is not None:
+                present.entered = None
                 if await self.remove(group, key):
-                    self.tell(group, key, info, False)
+                    self.tell(group, key, entered, False)
 
     async def enter(self, group: str, key: str, info: str) -> bool:
-        """Enter a member or its new info; return whether it is new in the group."""
-        return self.groups[group][key].is_entered is None
+        """Enter a member or its new info; return whether no other process has it."""
+        return True
 
     async def remove(self, group: str, key: str) -> bool:
-        """Remove a member; return whether it has no socket left, in any process."""
+        """Remove a member; return whether no other process has it."""
         return True
 
     def tell(self, group: str, key: str, info: str, joined: bool) -> None:
         """Send the signal, after those before it."""
         if not presence_changed.has_listeners():
             return
-        self.changes.append(
-            {"group": group, "key": key, "info": json.loads(info), "joined": joined}
-        )
-        if len(self.changes) == 1:
+        waiting = self.changes.pop((group, key), None)
+        if waiting is None or waiting[1] == joined:
+            self.changes[group, key] = info, joined
+        if not self.is_telling:
+            self.is_telling = True
             self.run(self.send_changes())
 
     async def send_changes(self) -> None:
-        self.enter_thread()
-        while self.changes:
-            try:
-                await sync_to_async(presence_changed.send)(sender=None, **self.changes[0])
-            except Exception:
-                logger.exception("A receiver of presence_changed failed.")
-            self.changes.popleft()
+        self.owner.enter_thread()
+        try:
+            while self.changes:
+                group, key = next(iter(self.changes))
+                info, joined = self.changes.pop((group, key))
+                arguments = {"group": group, "key": key, "info": json.loads(info), "joined": joined}
+                send = sync_to_async(presence_changed.send_robust)
+                for _, error in await send(sender=None, **arguments):
+                    if isinstance(error, Exception) and django.VERSION < (4, 2):
+                        # Later versions log it themselves.
+                        logger.error("A receiver of presence_changed failed.", exc_info=error)
+        finally:
+            self.is_telling = False
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # In an empty context, so that the task keeps no data of a member alive.
@@ -156,7 +180,7 @@ class Presence:
         return task
 
     async def close(self) -> None:
-        """Stop. Users whom only this process knows have left if they do not return to another."""
+        """Stop. Members stay in Redis until they expire: pages can go to another process."""
         self.is_closed = True
         self.stop()
         if self.tasks:

@@ -50,7 +50,7 @@ class RedisHub(Hub):
 
     def share(self) -> tuple[RedisPresence, RedisLeases]:
         client = self.server.client
-        return RedisPresence(self.run_in_thread, client), RedisLeases(client)
+        return RedisPresence(self, client), RedisLeases(client)
 
     def serve(self, enter_thread: Callable[[], None]) -> None:
         """Listen to the channel of this process's sockets, before the first of them is open."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable
 from typing import Any, Final
 
 import redis.asyncio
 
-from websocket.groups.presence import Presence
+from websocket.groups.message import PublishError
+from websocket.groups.presence import Owner, Presence
 from websocket.groups.server import ERRORS, key_of, publish_errors
 
 logger = logging.getLogger("django.websocket")
@@ -64,32 +64,43 @@ keep()
 return {count == '0' and 1 or 0, gone}
 """
 
-# Arguments: process, lifetime, key. Returns the members gone.
+# Arguments: process, lifetime, key. Returns 1 if no other process has it, then the members gone.
 _REMOVE: Final = """
 local holder = ARGV[1] .. ':' .. ARGV[3]
+local before = #gone
 if redis.call('ZSCORE', KEYS[1], holder) then remove(holder) end
-return {0, gone}
+local is_last = #gone > before and 1 or 0
+if is_last == 1 then
+    table.remove(gone)
+    table.remove(gone)
+end
+return {is_last, gone}
 """
 
-# Arguments: process, lifetime, keys. Returns the number of members that were not there, and those
-# gone.
+# Arguments: process, lifetime, keys. Returns the members that were not there, and those gone.
 _RENEW: Final = """
-local holders = {}
+local holders, missing = {}, {}
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('DEL', KEYS[1]) end
 for i = 3, #ARGV do
     table.insert(holders, now + ARGV[2])
     table.insert(holders, ARGV[1] .. ':' .. ARGV[i])
 end
 local renewed = redis.call('ZADD', KEYS[1], 'XX', 'CH', unpack(holders))
+for i = 3, renewed < #ARGV - 2 and #ARGV or 0 do
+    if not redis.call('ZSCORE', KEYS[1], ARGV[1] .. ':' .. ARGV[i]) then
+        table.insert(missing, ARGV[i])
+    end
+end
 keep()
-return { #ARGV - 2 - renewed, gone }
+return {missing, gone}
 """
 
 
 class RedisPresence(Presence):
     """The members of one event loop's sockets, entered in Redis."""
 
-    def __init__(self, enter_thread: Callable[[], None], client: redis.asyncio.Redis) -> None:
-        super().__init__(enter_thread)
+    def __init__(self, owner: Owner, client: redis.asyncio.Redis) -> None:
+        super().__init__(owner)
         self.client = client
         self.process = uuid.uuid4().hex
         self.enter_script, self.remove_script, self.renew_script = (
@@ -107,13 +118,9 @@ class RedisPresence(Presence):
 
     async def remove(self, group: str, key: str) -> bool:
         with publish_errors(f"Redis did not remove a member of {group!r}"):
-            _, gone = await self.call(self.remove_script, group, key)
-        is_last = key.encode() in gone[::2]
-        if is_last:
-            at = gone[::2].index(key.encode()) * 2
-            del gone[at : at + 2]
+            is_last, gone = await self.call(self.remove_script, group, key)
         self.tell_gone(group, gone)
-        return is_last
+        return bool(is_last)
 
     def call(self, script: Any, group: str, *args: str, client: Any = None) -> Any:
         keys = [key_of(group, "p"), key_of(group, "i")]
@@ -131,7 +138,7 @@ class RedisPresence(Presence):
                 await asyncio.sleep(RENEW)
                 try:
                     await self.renew_all()
-                except ERRORS as error:
+                except (*ERRORS, PublishError) as error:
                     logger.warning("Redis did not take the members of groups: %s", error)
         finally:
             self.renewing = None
@@ -147,19 +154,18 @@ class RedisPresence(Presence):
                 keys = list(self.local(group))
                 for start in range(0, len(keys), _BATCH):
                     batch = keys[start : start + _BATCH]
-                    batches.append((group, batch))
+                    batches.append(group)
                     await self.call(self.renew_script, group, *batch, client=pipeline)
             answers = await pipeline.execute()
-        for (group, batch), (missing, gone) in zip(batches, answers, strict=True):
+        for group, (missing, gone) in zip(batches, answers, strict=True):
             self.tell_gone(group, gone)
-            if missing:  # Redis was emptied, or this process was held up for too long.
-                for key in batch:
-                    await self.enter_again(group, key)
+            for key in missing:  # Redis was emptied, or this process was held up for too long.
+                await self.enter_again(group, key.decode())
 
     async def enter_again(self, group: str, key: str) -> None:
         present = self.groups.get(group, {}).get(key)
         if present is None:
             return
         async with present.lock:
-            if present.is_entered is not None and await self.enter(group, key, present.info):
-                self.tell(group, key, present.info, True)
+            if present.entered is not None and await self.enter(group, key, present.entered):
+                self.tell(group, key, present.entered, True)

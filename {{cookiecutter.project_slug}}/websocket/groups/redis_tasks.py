@@ -15,7 +15,7 @@ import redis.asyncio
 from websocket.groups.server import key_of, publish_errors
 from websocket.groups.tasks import LEASE, Lease, Leases
 
-# Arguments: process, lease, and the three of `Leases.ask`, as 1 or 0.
+# Arguments: process, lease, and the three arguments of `Leases.ask`, as 1 or 0.
 _ASK: Final = """
 local process, lease, is_wanted, is_new, has_ended = unpack(ARGV)
 local time = redis.call('TIME')
@@ -29,7 +29,7 @@ else
 end
 local owner = redis.call('GET', KEYS[1])
 if redis.call('ZCARD', KEYS[2]) == 0 then
-    if owner == process or owner == '' then redis.call('DEL', KEYS[1]) end
+    if owner == '' then redis.call('DEL', KEYS[1]) end
     return 'over'
 end
 if has_ended == '1' and (owner == process or not owner) then owner = '' end

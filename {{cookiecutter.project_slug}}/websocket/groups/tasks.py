@@ -12,15 +12,16 @@ from typing import Any, Final
 
 from websocket.groups import presence
 from websocket.groups.message import PublishError
+from websocket.groups.presence import Owner
 
 logger = logging.getLogger("django.request")
 
 #: A coroutine function that is called with the name of the group.
 GroupFunction = Callable[[str], Coroutine[Any, Any, None]]
 
-# Seconds for which a process has a group's task, seconds between two renewals, and seconds that a
-# task has to end if its process cannot renew. Another process gets it only after LEASE seconds, so
-# it has ended by then, and at most RENEW seconds later.
+# Seconds for which a process has a group's task, seconds between two renewals, and seconds that the
+# function has to end if its process cannot renew. Another process gets the task LEASE seconds after
+# the last renewal, when the old one has ended it, and notices that within RENEW seconds.
 LEASE: Final = 8.0
 RENEW: Final = 2.0
 CANCEL: Final = 3.0
@@ -32,7 +33,7 @@ class Lease(enum.Enum):
     MINE = b"mine"
     #: Another process has it.
     TAKEN = b"taken"
-    #: The task has ended by itself. It starts again when a socket joins.
+    #: The function has ended by itself. It starts again when a socket joins.
     ENDED = b"ended"
     #: No process has a member any more.
     OVER = b"over"
@@ -45,7 +46,7 @@ class Leases:
         """Ask for a group's task, or renew the lease.
 
         The arguments say whether this process has members, whether one of them has joined since
-        the last time, and whether the task has ended in this process.
+        the last time, and whether the function has ended in this process.
         """
         if not is_wanted:
             return Lease.OVER
@@ -64,17 +65,17 @@ class GroupTask:
 
     def __init__(
         self,
+        owner: Owner,
         group: str,
         function: GroupFunction,
         leases: Leases,
-        enter_thread: Callable[[], None],
-        over: Callable[[str], None],
+        over: Callable[[str], object],
     ) -> None:
+        self.owner = owner
         self.group = group
         self.function = function
         self.leases = leases
-        self.enter_thread = enter_thread
-        #: Called with the group once this object is of no more use.
+        #: Called with the group when this process has nothing more to do with its task.
         self.over = over
         self.loop = asyncio.get_running_loop()
         #: The number of members in this process, and the time at which the last one left.
@@ -83,7 +84,9 @@ class GroupTask:
         #: Whether a socket has joined since the last answer.
         self.is_new = False
         self.has_changed = asyncio.Event()
+        #: The running function, and whether it is being cancelled.
         self.running: asyncio.Task[None] | None = None
+        self.is_stopping = False
         #: Whether the function has ended by itself, and no socket has joined since.
         self.has_ended = False
         #: The time until which the function may run without another answer.
@@ -100,80 +103,87 @@ class GroupTask:
         self.members -= 1
         self.left_at = self.loop.time()
 
-    async def keep(self) -> None:
-        """Run the function whenever this process has the lease, until no member is left."""
-        try:
-            lease = await self.renew()
-            while self.is_wanted() or (self.running and lease is not Lease.OVER):
-                await self.wait()
-                lease = await self.renew()
-            self.over(self.group)
-        except asyncio.CancelledError:
-            await self.cancel()
-            with suppress(PublishError):
-                await self.leases.release(self.group)
-
     def is_wanted(self) -> bool:
         return self.members > 0 or self.loop.time() < self.left_at + presence.RETURN
 
-    async def renew(self) -> Lease | None:
-        """Ask for the lease, then start or end the function; return None if Redis is away."""
+    async def keep(self) -> None:
+        """Run the function whenever this process has the lease, until no member is left."""
+        await self.renew()
+        while self.is_wanted() or self.running is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RENEW):
+                    await self.has_changed.wait()
+            if self.running is not None and self.running.done():
+                self.running, self.has_ended = None, True
+            await self.renew()
+        self.over(self.group)
+
+    async def renew(self) -> None:
+        """Ask for the lease, then start or stop the function."""
         self.has_changed.clear()
         is_new, self.is_new = self.is_new, False
         self.has_ended = self.has_ended and not is_new
         asked = self.loop.time()
         try:
             async with asyncio.timeout_at(self.valid_until if self.running else None):
-                lease = await self.leases.ask(self.group, self.is_wanted(), is_new, self.has_ended)
-        except (PublishError, TimeoutError):
+                state = self.is_wanted(), is_new, self.has_ended
+                lease = await self.leases.ask(self.group, *state)
+        except Exception as error:
+            if not isinstance(error, (PublishError, TimeoutError)):
+                logger.exception("The task of the group %r could not be renewed.", self.group)
             self.is_new = self.is_new or is_new
-            if self.loop.time() >= self.valid_until:
-                await self.cancel()
-            return None
-        if lease is not Lease.MINE:
-            await self.cancel()
+            lease = None
         else:
-            self.valid_until = asked + LEASE - CANCEL
-            if self.running is None:
-                self.running = self.loop.create_task(self.run())
-        return lease
-
-    async def wait(self) -> None:
-        """Wait until it is time to ask again; handle the end of the function."""
-        change = self.loop.create_task(self.has_changed.wait())
-        waiting = {change} if self.running is None else {change, self.running}
-        try:
-            await asyncio.wait(waiting, timeout=RENEW, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            change.cancel()
-        if self.running is not None and self.running.done():
-            self.running, self.has_ended = None, True
+            if lease is Lease.MINE:
+                self.valid_until = asked + LEASE - CANCEL
+        is_valid = self.loop.time() < self.valid_until
+        if lease is Lease.MINE and is_valid and self.running is None:
+            self.running = self.loop.create_task(self.run())
+            self.running.add_done_callback(lambda _: self.has_changed.set())
+        elif not (is_valid and lease in (Lease.MINE, None)):
+            await self.stop()
+        if lease is Lease.OVER:
+            await self.release()
 
     async def run(self) -> None:
-        self.enter_thread()
+        self.owner.enter_thread()
         try:
             await self.function(self.group)
+        except asyncio.CancelledError:
+            if not self.is_stopping:
+                logger.exception("The task of the group %r awaited what was cancelled.", self.group)
         except Exception:
             # As a view's exception is reported. The members stay.
             logger.exception("Internal Server Error: the task of the group %r", self.group)
 
-    async def cancel(self) -> None:
+    async def stop(self) -> None:
         """Cancel the function, and wait until it has ended."""
-        running, self.running = self.running, None
-        if running is not None:
-            await end(running)
+        if self.running is not None:
+            self.is_stopping = True
+            await end(self.running, f"The task of the group {self.group!r}")
+            self.running, self.is_stopping = None, False
+
+    async def release(self) -> None:
+        with suppress(PublishError):  # Then the lease expires.
+            await self.leases.release(self.group)
 
     async def close(self) -> None:
         """End the task, because the server stops; another process can have it."""
         await end(self.keeper)
+        await self.stop()
+        await self.release()
 
 
-async def end(task: asyncio.Task[None]) -> None:
+async def end(task: asyncio.Task[None], name: str = "") -> None:
     """Cancel a task, and wait until it has ended.
 
-    It is cancelled again after a while: in Python 3.11, `asyncio.wait_for`, which redis-py uses,
-    may swallow a cancellation.
+    It is cancelled again after CANCEL seconds: in Python 3.11, `asyncio.wait_for`, which redis-py
+    uses, may swallow a cancellation.
     """
+    task.cancel()
     while not task.done():
-        task.cancel()
         await asyncio.wait([task], timeout=CANCEL)
+        if not task.done():
+            if name:
+                logger.warning("%s does not end: it is cancelled again.", name)
+            task.cancel()

@@ -42,6 +42,7 @@ async def anybody(socket: WebSocket) -> None:
     await socket.accept()
     # Over Redis, who is in one group is in all that were joined before.
     await socket.join("ready")
+    await socket.leave("ready")
     await socket.send_text("ready")
     async for message in socket:
         await socket.send_message(message)
@@ -70,6 +71,7 @@ async def look_later(socket: WebSocket) -> None:
     """Look at the user when the client says so, and then tell a secret."""
     await socket.accept()
     await socket.join("ready")
+    await socket.leave("ready")
     await socket.send_text("ready")
     async for message in socket:
         if message == "look":
@@ -85,6 +87,7 @@ async def log_in_later(socket: WebSocket) -> None:
     """Log in with the first message, as a client does that has a token."""
     await socket.accept()
     await socket.join("ready")
+    await socket.leave("ready")
     name = await socket.receive_text()
     users: Any = get_user_model().objects
     socket.request.user = await sync_to_async(users.get)(username=name)
@@ -99,6 +102,7 @@ async def log_out_here(socket: WebSocket) -> None:
     assert socket.user.is_authenticated
     await socket.accept()
     await socket.join("ready")
+    await socket.leave("ready")
     await socket.send_text("ready")
     async for _ in socket:
         await sync_to_async(auth.logout)(socket.request)
@@ -123,6 +127,7 @@ async def log_in_by_message(socket: WebSocket) -> None:
             await socket.send_text(socket.user.get_username())
             break
     await socket.join("ready")
+    await socket.leave("ready")
     await socket.send_text("ready")
     async for message in socket:
         await socket.send_message(message)

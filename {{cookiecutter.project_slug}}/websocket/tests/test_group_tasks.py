@@ -44,6 +44,24 @@ async def count_up(group: str) -> None:
         ended[group] = ended.get(group, 0) + 1
 
 
+#: What happened to games that are saved at their end, by group.
+events: dict[str, list[str]] = {}
+
+
+async def saved(group: str) -> None:
+    """Take some time at the end."""
+    noted = events.setdefault(group, [])
+    noted.append("began")
+    try:
+        while True:
+            await apublish(group, "began")
+            await asyncio.sleep(0.01)
+    finally:
+        noted.append("saving")
+        await asyncio.sleep(0.3)
+        noted.append("saved")
+
+
 async def fail(group: str) -> None:
     await apublish(group, "failing")
     raise RuntimeError("This task fails.")
@@ -65,6 +83,13 @@ async def failing(socket: WebSocket, name: str) -> None:
         await socket.send_message(message)
 
 
+async def saving(socket: WebSocket, name: str) -> None:
+    await socket.accept()
+    await socket.join(name, task=saved)
+    async for _ in socket:
+        pass
+
+
 async def mistaken(socket: WebSocket) -> None:
     await socket.accept()
     try:
@@ -77,6 +102,7 @@ urlpatterns = [
     websocket("failing/<name>/", failing),
     websocket("game/<name>/", game),
     websocket("mistaken/", mistaken),
+    websocket("saving/<name>/", saving),
 ]
 
 
@@ -157,6 +183,17 @@ class Everything:
         with self.assertWarns(RuntimeWarning):
             async with connect("/mistaken/") as client:
                 self.assertIn("task= takes a function, as in task=run_game", await client.receive())
+
+    async def test_its_cleanup_is_finished_before_it_starts_again(self: Any) -> None:
+        async with connect(f"/saving/{self.group}/") as client:
+            self.assertEqual(await client.receive(), "began")
+        async with connect(f"/saving/{self.group}/") as client:  # Comes back in time.
+            await asyncio.sleep(0)
+        await until(lambda: "saving" in events.get(self.group, []))
+        async with connect(f"/saving/{self.group}/") as client:
+            self.assertEqual(await client.receive(), "began")
+            await close_hub()
+        self.assertEqual(events[self.group], ["began", "saving", "saved"] * 2)
 
     async def test_it_ends_with_the_server(self: Any) -> None:
         async with connect(f"/game/{self.group}/") as client:

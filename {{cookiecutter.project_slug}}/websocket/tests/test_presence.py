@@ -9,7 +9,7 @@ import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from unittest import mock
 
@@ -155,6 +155,32 @@ class Everything:
         self.assertEqual([change[3] for change in heard if change[1] == pk], [True, False])
         self.assertEqual([change[3] for change in heard if change[1] == visitor.id], [True, False])
 
+    async def test_a_user_has_the_whole_time_to_come_back_each_time(self: Any) -> None:
+        with Changes() as changes:
+            for _ in range(6):
+                async with enter(self.a, self.ada):
+                    pass
+                await asyncio.sleep(0.12)  # A quarter of the time that a user has.
+            heard = [(await changes.next())[3] for _ in range(2)]
+        self.assertEqual(heard, [True, False])
+
+    async def test_changes_that_receivers_were_not_told_of_are_not_kept(self: Any) -> None:
+        may_go_on = threading.Event()
+
+        def wait(**kwargs: Any) -> None:
+            may_go_on.wait(30)
+
+        presence_changed.connect(wait)
+        try:
+            async with enter(self.a):
+                for _ in range(50):
+                    async with enter(self.a):
+                        pass
+                self.assertLess(len(get_hub().presence.changes), 3)
+        finally:
+            may_go_on.set()
+            presence_changed.disconnect(wait)
+
     async def test_a_receiver_may_publish_and_read_the_members(self: Any) -> None:
         def announce(group: str, key: str, **kwargs: Any) -> None:
             if group == self.a:
@@ -176,7 +202,7 @@ class Everything:
 
         presence_changed.connect(fail)
         try:
-            with self.assertLogs("django.websocket", "ERROR") as logs, Changes() as changes:
+            with self.assertLogs("django", "ERROR") as logs, Changes() as changes:
                 async with enter(self.a):
                     pass
                 await asyncio.to_thread(has_failed.wait, 30)
@@ -186,7 +212,7 @@ class Everything:
                         pass
         finally:
             presence_changed.disconnect(fail)
-        self.assertIn("A receiver of presence_changed failed.", logs.output[0])
+        self.assertIn("This receiver fails.", logs.output[0])
 
     async def test_a_new_info_replaces_the_old_one(self: Any) -> None:
         with Changes() as changes:
@@ -295,6 +321,14 @@ async def other_process(url: str, group: str, key: str) -> AsyncIterator[None]:
         await process.wait()
 
 
+def enter_and_lose_the_answer(enter: Any) -> Any:
+    async def lose(*arguments: Any) -> Any:
+        await enter(*arguments)
+        raise PublishError("The answer was lost.")
+
+    return lose
+
+
 class RedisTests(Everything, OnRedis, TransactionTestCase):
     async def test_a_user_with_sockets_in_two_processes_is_one_member(self) -> None:
         pk = str(self.ada.pk)
@@ -352,6 +386,38 @@ class RedisTests(Everything, OnRedis, TransactionTestCase):
             self.assertEqual(await amembers(self.a), {})
             await hub.presence.renew_all()
             self.assertEqual(await amembers(self.a), {str(self.ada.pk): {"name": "ada"}})
+
+    async def test_a_member_whose_entry_is_not_confirmed_is_none(self) -> None:
+        hub: Any = get_hub()
+        await hub.presence.join(self.a, presence.Identity("1", True), "1")  # Load the script.
+        enter, hub.presence.enter = (
+            hub.presence.enter,
+            enter_and_lose_the_answer(hub.presence.enter),
+        )
+        with Changes() as changes, self.assertRaises(PublishError):
+            await hub.presence.join(self.a, presence.Identity("2", True), "2")
+        self.assertEqual(await amembers(self.a), {"1": 1})
+        hub.presence.enter = enter
+        with changes:
+            await hub.presence.join(self.a, presence.Identity("2", True), "2")
+            self.assertEqual(await changes.next(), (self.a, "2", 2, True))
+
+    async def test_the_entries_are_renewed_after_an_outage(self) -> None:
+        hub: Any = get_hub()
+        self.enterContext(mock.patch.object(redis_presence, "RENEW", 0.05))
+        async with enter(self.a, self.ada):
+            with self.assertLogs("django.websocket", "WARNING") as logs:
+                self.redis.kill()
+                while not any("the members of groups" in line for line in logs.output):
+                    await asyncio.sleep(0.01)
+            self.redis.start()
+            async with asyncio.timeout(30):
+                while True:
+                    with suppress(PublishError):
+                        if await amember_count(self.a):
+                            break
+                    await asyncio.sleep(0.05)
+            self.assertIsNotNone(hub.presence.renewing)
 
     async def test_nothing_of_a_group_stays_in_redis(self) -> None:
         async with enter(self.a) as client:

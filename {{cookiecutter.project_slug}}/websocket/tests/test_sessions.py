@@ -12,6 +12,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
+from django.core.cache.backends.locmem import LocMemCache
 from django.db import DatabaseError
 from django.test import AsyncClient, TransactionTestCase, override_settings
 from django.utils import timezone
@@ -43,6 +44,14 @@ ENGINES = [
     f"django.contrib.sessions.backends.{name}"
     for name in ("db", "cached_db", "cache", "file", "signed_cookies")
 ]
+
+
+class AwayCache(LocMemCache):
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("The cache is away.")
+
+    def get_many(self, *args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("The cache is away.")
 
 
 def expire_all() -> None:
@@ -143,6 +152,25 @@ class SessionTests(TransactionTestCase):
             await sync_to_async(expire_all)()
             self.assertEqual(await client.wait_closed(), 1012)
 
+    @override_settings(
+        SESSION_ENGINE="django.contrib.sessions.backends.cache",
+        CACHES={
+            "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+            "away": {"BACKEND": "websocket.tests.test_sessions.AwayCache"},
+        },
+    )
+    async def test_a_cache_that_is_away_closes_nothing(self) -> None:
+        async with connect("/greet/", user=self.ada) as client:
+            await client.receive()
+            with (
+                self.assertLogs("django.websocket", "WARNING") as logs,
+                override_settings(SESSION_CACHE_ALIAS="away"),
+            ):
+                while not logs.records:
+                    await asyncio.sleep(0.01)
+            await client.send_text("still here")
+            self.assertEqual(await client.receive(), "still here")
+
     async def test_nothing_is_looked_up_once_all_sockets_are_closed(self) -> None:
         async with connect("/greet/", user=self.ada) as client:
             await client.receive()
@@ -161,5 +189,5 @@ class AgeTests(TransactionTestCase):
         began = asyncio.get_running_loop().time()
         async with connect("/echo/") as client:
             self.assertEqual(await client.wait_closed(), 1012)
-            self.assertEqual(client.close_reason, "It is time to connect again.")
+            self.assertEqual(client.close_reason, "Maximum age reached; connect again.")
         self.assertGreater(asyncio.get_running_loop().time() - began, 0.18)
