@@ -12,6 +12,9 @@
  * the last two, a handshake is refused; after any other code, the next handshake decides. */
 const FINAL_CODES = [1000, 1008, 3000, 3003];
 
+/** The most groups whose positions are sent when a connection is opened again. */
+const MAX_POSITIONS = 100;
+
 /** A connection that lasted this long, in ms, was a good one: the next delay is a short one again. */
 const STABLE = 5_000;
 
@@ -29,6 +32,10 @@ const { CONNECTING, OPEN, CLOSING, CLOSED } = WebSocket;
  * - Nothing is kept for later: `send()` throws while CONNECTING, which includes the time between
  *   two connections, so that no message is lost in silence. Send from `open`, or look at
  *   `readyState` first.
+ * - With `resume`, each connection begins where the last one ended: the messages of groups in
+ *   WEBSOCKET_HISTORY that were published meanwhile come first, each exactly once and in order. The
+ *   view knows whether that was possible, and otherwise sends the state anew. The position of a
+ *   message is its `lastEventId`.
  */
 export class ReconnectingWebSocket extends EventTarget {
   static CONNECTING = CONNECTING;
@@ -57,6 +64,11 @@ export class ReconnectingWebSocket extends EventTarget {
   #firstDelay;
   #maxDelay;
   #final;
+  #resume;
+  /** The id of the last socket, and what has been received of each group: "<epoch>-<offset>". */
+  #id = "";
+  #positions = new Map();
+  #binaryType = "blob";
   #socket = null;
   #attempt = 0;
   #waiting = null;
@@ -72,12 +84,14 @@ export class ReconnectingWebSocket extends EventTarget {
    * @param {number} [options.maxDelay] the longest span, in milliseconds
    * @param {number[]} [options.final] the close codes after which not to come back, in place of
    *   1000, 1008, 3000 and 3003; `[]` for none
+   * @param {boolean|string} [options.resume] whether to ask for what was missed; a string is the
+   *   position that the page shows, of `websocket.groups.position`, or several with commas
    * @throws {DOMException} SyntaxError, as WebSocket does
    */
   constructor(
     url,
     protocols = [],
-    { firstDelay = 1_000, maxDelay = 30_000, final = FINAL_CODES } = {},
+    { firstDelay = 1_000, maxDelay = 30_000, final = FINAL_CODES, resume = false } = {},
   ) {
     super();
     this.#url = url;
@@ -85,6 +99,8 @@ export class ReconnectingWebSocket extends EventTarget {
     this.#firstDelay = firstDelay;
     this.#maxDelay = maxDelay;
     this.#final = final;
+    this.#resume = resume !== false;
+    for (const position of String(resume).split(",")) this.#reach(position);
     for (const type of ["open", "message", "error", "close", "reconnecting"]) {
       this.addEventListener(type, (event) => this[`on${type}`]?.(event));
     }
@@ -108,11 +124,13 @@ export class ReconnectingWebSocket extends EventTarget {
   }
 
   get binaryType() {
-    return this.#socket.binaryType;
+    return this.#binaryType;
   }
 
   set binaryType(value) {
     this.#socket.binaryType = value;
+    this.#binaryType = this.#socket.binaryType; // Unless the value is none of the two.
+    if (this.#resume) this.#socket.binaryType = "arraybuffer";
   }
 
   /** CONNECTING between two connections as well; CLOSED only when there will be no other. */
@@ -154,8 +172,12 @@ export class ReconnectingWebSocket extends EventTarget {
   #connect() {
     const url = new URL(typeof this.#url === "function" ? this.#url() : this.#url, location.href);
     url.protocol = url.protocol.replace("http", "ws");
+    if (this.#resume) {
+      const positions = Array.from(this.#positions, ([key, place]) => `${key}.${place}`);
+      url.searchParams.set("resume", [this.#id, ...positions].join(","));
+    }
     const socket = new WebSocket(url, this.#protocols);
-    if (this.#socket) socket.binaryType = this.#socket.binaryType;
+    socket.binaryType = this.#resume ? "arraybuffer" : this.#binaryType;
     this.#socket = socket;
 
     // An event in flight cannot be dispatched again, but a copy of it can.
@@ -165,7 +187,7 @@ export class ReconnectingWebSocket extends EventTarget {
       opened = performance.now();
       repeat(event);
     };
-    socket.onmessage = repeat;
+    socket.onmessage = this.#resume ? (event) => this.#unmark(event) : repeat;
     socket.onerror = repeat;
     socket.onclose = (event) => {
       // A server that accepts and closes at once gets the longer and longer delays too.
@@ -174,6 +196,34 @@ export class ReconnectingWebSocket extends EventTarget {
       repeat(event);
       if (!this.#over) this.#wait(event.code);
     };
+  }
+
+  /** Take the position from the line before a message's data; drop a message that came before. */
+  #unmark({ data, origin }) {
+    const isText = typeof data === "string";
+    const end = isText ? data.indexOf("\n") : new Uint8Array(data).indexOf(10);
+    const line = isText ? data.slice(0, Math.max(end, 0)) : new TextDecoder().decode(data.slice(0, end));
+    if (end < 0) {
+      // Not a message: the position that a join has reached, or the id of this socket.
+      if (!this.#reach(data) && !data.includes(".")) this.#id = data;
+    } else if (!line || this.#reach(line)) {
+      const rest = data.slice(end + 1);
+      const value = isText || this.#binaryType === "arraybuffer" ? rest : new Blob([rest]);
+      this.dispatchEvent(new MessageEvent("message", { data: value, origin, lastEventId: line }));
+    }
+  }
+
+  /** Note a position, and return whether it is one, and is new. */
+  #reach(position) {
+    const [, key, epoch, offset] = /^([0-9a-f]{8})\.([0-9a-f]{8})-([0-9]+)$/.exec(position) ?? [];
+    const [knownEpoch, knownOffset] = this.#positions.get(key)?.split("-") ?? [];
+    if (!key || (epoch === knownEpoch && Number(offset) <= Number(knownOffset))) return false;
+    this.#positions.delete(key); // The one that was used last comes last.
+    this.#positions.set(key, `${epoch}-${offset}`);
+    if (this.#positions.size > MAX_POSITIONS) {
+      this.#positions.delete(this.#positions.keys().next().value);
+    }
+    return true;
   }
 
   #wait(code) {

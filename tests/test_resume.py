@@ -1,0 +1,146 @@
+"""A page in Chromium gets what it missed: a server is replaced, and Redis is cut, under load."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+from conftest import Project, Server
+from playwright.sync_api import Page, sync_playwright
+from services import Redis, running_redis
+
+VIEWS = '''
+
+async def news(socket):
+    """Join the news, and say whether something is missing."""
+    await socket.accept()
+    if not await socket.join("news.all"):
+        await socket.send_text("load")
+    async for message in socket:
+        await socket.send_message(message.encode() if message == "bytes" else message)
+'''
+
+URLS = """
+from django.http import HttpResponse
+from users.views import news
+
+urlpatterns += [
+    path("blank/", lambda request: HttpResponse("<link rel=icon href='data:,'>")),
+    websocket("news/", news),
+]
+"""
+
+# What another process publishes: as many numbers as its argument says, two hundred a second.
+PUBLISH = """
+import sys, time
+from websocket.groups import PublishError, publish
+for number in range({start}, {end}):
+    while True:
+        try:
+            publish("news.all", str(number))
+            break
+        except PublishError:
+            time.sleep(0.05)
+    time.sleep(0.005)
+"""
+
+
+@pytest.fixture
+def redis() -> Iterator[Redis]:
+    with running_redis() as redis:
+        yield redis
+
+
+@pytest.fixture
+def site(workshop: Project) -> Project:
+    for name, text in (("users/views.py", VIEWS), ("project/urls.py", URLS)):
+        with open(workshop.path / name, "a", encoding="utf-8") as file:
+            file.write(text)
+    with open(workshop.path / "project/settings.py", "a", encoding="utf-8") as file:
+        file.write('WEBSOCKET_HISTORY = {"news.": 1000}\n')
+    return workshop
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser.new_page()
+        browser.close()
+
+
+def open_news(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/blank/")
+    page.evaluate(
+        """async () => {
+            const { ReconnectingWebSocket } = await import("/static/websocket/client.js");
+            window.got = [];
+            window.positions = [];
+            const options = { resume: true, firstDelay: 100, maxDelay: 200 };
+            window.socket = new ReconnectingWebSocket("/news/", [], options);
+            socket.onmessage = (event) => {
+                got.push(event.data);
+                positions.push(event.lastEventId);
+            };
+        }"""
+    )
+    page.wait_for_function("got.length === 1")
+    assert page.evaluate("positions.splice(0), got.splice(0)") == ["load"]
+
+
+def publishing(site: Project, redis: Redis, start: int, end: int) -> subprocess.Popen[bytes]:
+    code = PUBLISH.format(start=start, end=end)
+    command = [str(site.python), "manage.py", "shell", "-c", code]
+    return subprocess.Popen(command, cwd=site.path, env={**site.env, "REDIS_URL": redis.url})
+
+
+def test_a_page_misses_nothing_while_its_server_is_replaced_and_redis_hangs_up(
+    serve: Callable[..., Server], site: Project, page: Page, redis: Redis
+) -> None:
+    server = serve(env={"REDIS_URL": redis.url}, path=site.path)
+    open_news(page, server)
+    publisher = publishing(site, redis, 0, 500)
+    try:
+        page.wait_for_function("got.length > 50", timeout=60_000)
+        server.stop()
+        server.restart()
+        page.wait_for_function("got.length > 250", timeout=60_000)
+        for _ in range(3):
+            kill = ["redis-cli", "-p", str(redis.port), "CLIENT", "KILL", "TYPE", "pubsub"]
+            subprocess.run(kill, check=True, capture_output=True)
+        page.wait_for_function("got.length >= 500", timeout=60_000)
+        assert publisher.wait(timeout=60) == 0
+    finally:
+        publisher.kill()
+        publisher.wait()
+    assert page.evaluate("got") == [str(number) for number in range(500)]
+    assert page.evaluate("new Set(positions).size") == 500
+
+
+def test_what_a_view_sends_itself_reaches_a_page_that_resumes(
+    serve: Callable[..., Server], site: Project, page: Page
+) -> None:
+    open_news(page, serve(path=site.path))
+    page.evaluate("socket.send('text'); socket.send('two\\nlines'); socket.send('bytes')")
+    page.wait_for_function("got.length === 3")
+    assert page.evaluate("got.slice(0, 2)") == ["text", "two\nlines"]
+    assert page.evaluate("got[2] instanceof Blob") is True
+    assert page.evaluate("got[2].text()") == "bytes"
+    page.evaluate("socket.binaryType = 'arraybuffer'; socket.send('bytes')")
+    page.wait_for_function("got.length === 4")
+    assert page.evaluate("[socket.binaryType, got[3].byteLength]") == ["arraybuffer", 5]
+
+
+def test_a_page_that_was_away_while_redis_was_emptied_loads_again(
+    serve: Callable[..., Server], site: Project, page: Page, redis: Redis
+) -> None:
+    open_news(page, serve(env={"REDIS_URL": redis.url}, path=site.path))
+    assert publishing(site, redis, 0, 3).wait(timeout=60) == 0
+    page.wait_for_function("got.length === 3")
+    redis.kill()
+    redis.start()
+    page.wait_for_function("got.includes('load')", timeout=60_000)
+    assert publishing(site, redis, 3, 5).wait(timeout=60) == 0
+    page.wait_for_function("got.at(-1) === '4'")
+    assert page.evaluate("got") == ["0", "1", "2", "load", "3", "4"]
