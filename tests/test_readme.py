@@ -184,7 +184,7 @@ def pasted(project: Project, readme: str, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_django_and_the_linters_find_nothing_to_say_about_the_pasted_code(
-    pasted: Project, mypy: Callable[[Path], None]
+    pasted: Project, mypy: Callable[..., str]
 ) -> None:
     assert "no issues" in pasted.run("manage.py", "check", "--fail-level", "DEBUG").stdout
     pasted.run("manage.py", "makemigrations", "--check", "--dry-run")

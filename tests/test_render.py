@@ -319,7 +319,7 @@ def test_pip_installs_a_project_whose_description_is_nasty(
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_the_rendered_code_is_clean(
-    render: Callable[..., Path], project: Project, mypy: Callable[[Path], None], chat: bool
+    render: Callable[..., Path], project: Project, mypy: Callable[..., str], chat: bool
 ) -> None:
     rendered = render(chat_example=chat)
     for check in (
