@@ -110,6 +110,10 @@ websocket/lifecycle.py
 websocket/link.py
 websocket/logins.py
 websocket/lookout.py
+websocket/management/__init__.py
+websocket/management/commands/__init__.py
+websocket/management/commands/publish.py
+websocket/management/commands/sockets.py
 websocket/members.py
 websocket/metrics.py
 websocket/middleware.py
@@ -128,6 +132,7 @@ websocket/tests/__init__.py
 websocket/tests/redis_server.py
 websocket/tests/test_auth.py
 websocket/tests/test_checks.py
+websocket/tests/test_commands.py
 websocket/tests/test_connection.py
 websocket/tests/test_group_tasks.py
 websocket/tests/test_groups.py
