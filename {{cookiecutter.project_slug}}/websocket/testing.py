@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from socket import socket as new_socket
@@ -28,6 +28,7 @@ from django.utils.module_loading import import_string
 
 from websocket import internals
 from websocket.connection import WebSocketDisconnect
+from websocket.groups import subscribe
 from websocket.handshake import Handshake, get_handler
 from websocket.middleware import Application
 from websocket.protocol import Event, Headers, Scope, SendEvent
@@ -198,7 +199,7 @@ class ClientSocket:
         """
         if self.close_code is not None and self._from_view.empty():
             raise WebSocketDisconnect(self.close_code, self.close_reason)
-        event = await self._wait(self._from_view.get(), timeout, "a message")
+        event = await _wait(self._from_view.get(), timeout, "a message")
         if event["type"] == SendEvent.CLOSE:
             raise WebSocketDisconnect(event.get("code", 1000), event.get("reason") or "")
         text: str | None = event.get("text")
@@ -220,6 +221,10 @@ class ClientSocket:
         """Return the value of the next message, JSON in text; raises as `receive` does."""
         return json.loads(await self.receive_text(timeout))
 
+    async def receive_nothing(self, seconds: float = 0.1) -> None:
+        """Wait so long, and fail with `AssertionError` if a message comes; else as `receive`."""
+        await _wait_for_nothing(self.receive, seconds)
+
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Iterate over messages until the connection is closed."""
         with suppress(WebSocketDisconnect):
@@ -235,7 +240,7 @@ class ClientSocket:
     async def wait_closed(self, timeout: float = TIMEOUT) -> int:
         """Wait until the view has ended, drop unread messages, and return the close code."""
         assert self._task is not None
-        await self._wait(asyncio.shield(self._task), timeout, "the view's end")
+        await _wait(asyncio.shield(self._task), timeout, "the view's end")
         while not self._from_view.empty():
             self._from_view.get_nowait()
         return self.close_code or 1006
@@ -272,7 +277,7 @@ class ClientSocket:
             return
         try:
             await self.close()
-            await self._wait(asyncio.shield(self._task), TIMEOUT, "the view's end")
+            await _wait(asyncio.shield(self._task), TIMEOUT, "the view's end")
         finally:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -322,11 +327,45 @@ class ClientSocket:
         self._from_view.put_nowait(refusal)
         self._to_view.put_nowait({"type": "websocket.disconnect", "code": 1006})
 
-    async def _wait(self, awaitable: Awaitable[T], timeout: float, what: str) -> T:
-        try:
-            return await asyncio.wait_for(awaitable, timeout)
-        except TimeoutError:
-            raise TimeoutError(f"Waited {timeout:g} s for {what}.") from None
+
+@asynccontextmanager
+async def listen(*groups: str) -> AsyncIterator[Listener]:
+    """Listen to some groups, from the start of the block on, as a member of theirs."""
+    async with subscribe(*groups) as inbox:
+        yield Listener(inbox)
+
+
+class Listener:
+    """The messages of some groups. Made by `listen`."""
+
+    def __init__(self, inbox: AsyncIterator[Any]) -> None:
+        self._inbox = inbox
+
+    async def receive(self, timeout: float = TIMEOUT) -> Any:
+        """Return the next message: str, bytes, or the value of a message published as JSON.
+
+        Raises `TimeoutError` after `timeout` seconds.
+        """
+        return await _wait(anext(self._inbox), timeout, "a message to the group")
+
+    async def receive_nothing(self, seconds: float = 0.1) -> None:
+        """Wait so long, and fail with `AssertionError` if a message comes."""
+        await _wait_for_nothing(self.receive, seconds)
+
+
+async def _wait(awaitable: Awaitable[T], timeout: float, what: str) -> T:
+    try:
+        return await asyncio.wait_for(awaitable, timeout)
+    except TimeoutError:
+        raise TimeoutError(f"Waited {timeout:g} s for {what}.") from None
+
+
+async def _wait_for_nothing(receive: Callable[[float], Awaitable[Any]], seconds: float) -> None:
+    try:
+        message = await receive(seconds)
+    except TimeoutError:
+        return
+    raise AssertionError(f"Expected no message for {seconds:g} s, got {message!r}.")
 
 
 class ASGILiveServerTestCase(TransactionTestCase):
