@@ -14,16 +14,14 @@ from pathlib import Path
 
 import pytest
 from conftest import PATIENCE, Project, Server, free_port, run
-from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect, sync_playwright
 from services import need, running
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+from docs import FILE, block, blocks
 
-# The first line of a block names the file that the block is to be added to.
-FILE = re.compile(r"(?:# |// |<!-- )(?P<path>[a-z_./]+\.(?:py|js|html))(?: -->)?\n")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 # What the README's own tests leave out of what its views promise.
 MORE_TESTS = """
@@ -153,22 +151,6 @@ class CommittedTests(TransactionTestCase):
 @pytest.fixture(scope="module")
 def readme(project: Project) -> str:
     return (project.path / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(readme: str, *languages: str) -> list[str]:
-    """Return the code blocks in some languages."""
-    tokens = MarkdownIt().parse(readme)
-    return [token.content for token in tokens if token.type == "fence" and token.info in languages]
-
-
-def block(readme: str, start: str) -> str:
-    """Return the one code block that starts so."""
-    (found,) = (
-        token.content
-        for token in MarkdownIt().parse(readme)
-        if token.type == "fence" and token.content.startswith(start)
-    )
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ chat/views.py
 compose.yaml
 docs/adopting.md
 docs/architecture.md
+docs/first-app.md
 docs/from-channels.md
 docs/security.md
 manage.py
