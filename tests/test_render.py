@@ -51,6 +51,7 @@ docs/adopting.md
 docs/architecture.md
 docs/first-app.md
 docs/from-channels.md
+docs/reference.md
 docs/security.md
 manage.py
 project/__init__.py

@@ -173,7 +173,7 @@ class WebSocket(RequestAttributes):
     async def receive_text(self) -> str:
         """Return the next message, which has to be text.
 
-        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for bytes.
+        Raises `WebSocketDisconnect` and others as `receive` does, and `InvalidMessage` for bytes.
         """
         event = await self.receive()
         text: str | None = event.get("text")
@@ -184,7 +184,7 @@ class WebSocket(RequestAttributes):
     async def receive_bytes(self) -> bytes:
         """Return the next message, which has to be binary.
 
-        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for text.
+        Raises `WebSocketDisconnect` and others as `receive` does, and `InvalidMessage` for text.
         """
         event = await self.receive()
         data: bytes | None = event.get("bytes")
@@ -195,16 +195,16 @@ class WebSocket(RequestAttributes):
     async def receive_json(self) -> Any:
         """Return the next message's value, decoded from JSON in a text frame.
 
-        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for bytes and
-        for anything but JSON.
+        Raises `WebSocketDisconnect` and others as `receive` does, and `InvalidMessage` for bytes
+        and for anything but JSON.
         """
         return decode_json(await self.receive_text())
 
     async def receive_jsonb(self) -> Any:
         """Return the next message's value, decoded from JSON in a binary frame.
 
-        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for text and
-        for anything but JSON.
+        Raises `WebSocketDisconnect` and others as `receive` does, and `InvalidMessage` for text
+        and for anything but JSON.
         """
         return decode_json(await self.receive_bytes())
 
@@ -290,7 +290,8 @@ class WebSocket(RequestAttributes):
         """Join a group: messages published once this returns are sent to this client.
 
         The socket leaves by itself when the connection is over or the view has ended. Canceling is
-        safe: it leaves the membership as it was.
+        safe: it leaves the membership as it was. For a client that is slow to read,
+        WEBSOCKET_OUTBOX_SIZE bytes are kept; beyond that, WEBSOCKET_SLOW_CLIENT applies.
 
         `presence` makes the user, or an anonymous visitor's socket, one of the group's
         `websocket.groups.members`, with this info: at most 1 KiB of JSON. `task` is a coroutine

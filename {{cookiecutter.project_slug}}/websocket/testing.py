@@ -34,6 +34,16 @@ from websocket.middleware import Application
 from websocket.protocol import Event, Headers, Scope, SendEvent
 from websocket.threads import DatabaseThread, get_threads
 
+__all__ = [
+    "TIMEOUT",
+    "ASGILiveServerTestCase",
+    "ClientSocket",
+    "HandshakeRefused",
+    "Listener",
+    "connect",
+    "listen",
+]
+
 T = TypeVar("T")
 
 #: Seconds that a test waits for a message or for the view's end before it fails.
@@ -101,10 +111,10 @@ async def connect(
         client = client or AsyncClient()
         await sync_to_async(client.force_login)(user)
     socket = ClientSocket(_scope(path, client, headers or {}, list(subprotocols)))
-    got_request_exception.connect(socket.keep_error)
+    got_request_exception.connect(socket._keep_error)
     try:
         with connections_kept():
-            await socket.open()
+            await socket._open()
         if client is not None:
             for name, value in socket.raw_headers:
                 if name == b"set-cookie":
@@ -117,8 +127,8 @@ async def connect(
             raise socket.error from error
         raise
     finally:
-        await socket.stop()
-        got_request_exception.disconnect(socket.keep_error)
+        await socket._stop()
+        got_request_exception.disconnect(socket._keep_error)
     if socket.error is not None:
         raise socket.error
 
@@ -222,7 +232,11 @@ class ClientSocket:
         return json.loads(await self.receive_text(timeout))
 
     async def receive_nothing(self, seconds: float = 0.1) -> None:
-        """Wait so long, and fail with `AssertionError` if a message comes; else as `receive`."""
+        """Wait for so long, and see that no message comes.
+
+        Raises `AssertionError` if one comes, and `WebSocketDisconnect` once the connection is
+        closed.
+        """
         await _wait_for_nothing(self.receive, seconds)
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
@@ -247,7 +261,7 @@ class ClientSocket:
 
     # The server
 
-    async def open(self) -> None:
+    async def _open(self) -> None:
         """Run the application until it has answered the handshake."""
         application: Application = import_string(settings.ASGI_APPLICATION)
         self._receive_event({"type": "websocket.connect"})
@@ -271,7 +285,7 @@ class ClientSocket:
             self.raw_headers = refusal["headers"]
             raise HandshakeRefused(refusal["status"], self.headers, refusal["body"])
 
-    async def stop(self) -> None:
+    async def _stop(self) -> None:
         """End the application, and cancel it if necessary."""
         if self._task is None or self._task.done():
             return
@@ -282,7 +296,7 @@ class ClientSocket:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def keep_error(self, request: Any = None, **kwargs: Any) -> None:
+    def _keep_error(self, request: Any = None, **kwargs: Any) -> None:
         """Keep an exception that was reported for this connection."""
         if _current.get(None) is self and isinstance(request, Handshake):
             self.error = sys.exc_info()[1]
@@ -349,7 +363,7 @@ class Listener:
         return await _wait(anext(self._inbox), timeout, "a message to the group")
 
     async def receive_nothing(self, seconds: float = 0.1) -> None:
-        """Wait so long, and fail with `AssertionError` if a message comes."""
+        """Wait for so long, and see that no message comes; raises `AssertionError` if one does."""
         await _wait_for_nothing(self.receive, seconds)
 
 

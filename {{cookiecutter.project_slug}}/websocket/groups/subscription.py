@@ -59,7 +59,11 @@ class Subscription:
             raise
 
     async def join(self, group: str) -> None:
-        """Listen to another group, once this returns."""
+        """Listen to another group, once this returns.
+
+        Raises `ValueError` and `PublishError` as `subscribe` does, and `RuntimeError` once the
+        subscription has ended.
+        """
         check_name(group)
         mailbox = await self._begin()
         if mailbox.is_closed:
