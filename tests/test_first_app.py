@@ -1,14 +1,15 @@
-"""The tutorial in the rendered docs/first-app.md: each of its steps is taken, and works."""
+"""The tutorial in docs/first-app.md and the recipes in AGENTS.md: each step is taken, and works."""
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import Project, Server
 from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect, sync_playwright
 
-from docs import FILE
+from docs import FILE, blocks
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 COMMAND = "python manage.py "
@@ -39,23 +40,29 @@ def tutorial(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(token.content, encoding="utf-8")
             else:
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(f"\n\n{token.content}")
+                paste(path, token.content)
+    for code in blocks((project.path / "AGENTS.md").read_text("utf-8"), "python", "html", "js"):
+        paste(copy.path / FILE.match(code)["path"], code)
     return copy
 
 
-def test_the_tests_of_the_tutorial_pass(tutorial: Project) -> None:
-    result = tutorial.run("-m", "pytest", "polls")
-    assert "7 passed" in result.stdout
+def paste(path: Path, code: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"\n\n{code}" if file.tell() else code)
 
 
-def test_django_and_the_linters_find_nothing_to_say_about_the_tutorials_app(
+def test_the_tests_of_the_tutorial_and_of_the_recipes_pass(tutorial: Project) -> None:
+    result = tutorial.run("-m", "pytest", "polls", "users/tests/test_shout.py")
+    assert "9 passed" in result.stdout
+
+
+def test_django_and_the_linters_find_nothing_to_say_about_the_code(
     tutorial: Project, mypy: Callable[..., str]
 ) -> None:
     assert "no issues" in tutorial.run("manage.py", "check", "--fail-level", "DEBUG").stdout
     tutorial.run("manage.py", "makemigrations", "--check", "--dry-run")
     tutorial.run("-m", "ruff", "check", "--no-cache", "polls")
-    tutorial.run("-m", "ruff", "format", "--no-cache", "--check", "polls", "docs/first-app.md")
+    tutorial.run("-m", "ruff", "format", "--no-cache", "--check", "polls", "docs", "AGENTS.md")
     mypy(tutorial.path)
     assert "/polls/<int:pk>/ws/  " in tutorial.run("manage.py", "sockets").stdout
 
@@ -115,4 +122,10 @@ def test_a_vote_and_a_change_in_the_admin_show_on_all_pages(
         expect(voter).to_have_url(poll)
         voter.get_by_role("button", name="Tea").click()
         expect(watcher.locator("output")).to_have_text(["1", "0"])
+
+        # The page of the recipes.
+        watcher.goto(f"{server.url}/shout/")
+        watcher.get_by_label("Text").fill("<b>hello</b>")
+        watcher.get_by_role("button", name="Shout").click()
+        expect(watcher.get_by_role("status")).to_have_text("<B>HELLO</B>")
         browser.close()

@@ -18,11 +18,14 @@ PATHS = """
 .editorconfig
 .env
 .env.example
+.github/dependabot.yml
 .github/workflows/tests.yml
 .gitignore
+AGENTS.md
 Caddyfile
 Dockerfile
 README.md
+SECURITY.md
 chat/__init__.py
 chat/admin.py
 chat/apps.py
