@@ -202,12 +202,13 @@ def project(render: Callable[..., Path], shared: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def mypy(project: Project, shared: Path) -> Callable[[Path], None]:
+def mypy(project: Project, shared: Path) -> Callable[..., str]:
     """A function that checks the types of a project; what it imports is read once for all."""
 
-    def mypy(path: Path) -> None:
+    def mypy(path: Path, *, check: bool = True) -> str:
+        command = ("-m", "mypy", "--cache-dir", shared / "mypy_cache", ".")
         with locked(shared / "mypy.lock"):
-            project.run("-m", "mypy", "--cache-dir", shared / "mypy_cache", ".", cwd=path)
+            return project.run(*command, cwd=path, check=check).stdout
 
     return mypy
 

@@ -1,5 +1,6 @@
 """The chat example in two real browsers, against real servers that come and go."""
 
+import json
 import os
 import shutil
 import signal
@@ -307,7 +308,7 @@ def redis() -> Iterator[str]:
         yield redis.url
 
 
-def test_the_command_announces_to_every_open_page(serve, enter, project, env, redis):
+def test_commands_reach_every_open_page(serve, enter, project, env, redis):
     env["REDIS_URL"] = redis
     server = serve(env=env)
     ada, grace = enter(server, "ada"), enter(server, "grace")
@@ -316,6 +317,10 @@ def test_the_command_announces_to_every_open_page(serve, enter, project, env, re
     for page in (ada, grace):
         expect(log(page).locator(".announcement")).to_have_text(text)
         assert page.evaluate(FAINT_TEXTS) == []
+    event = json.dumps({"type": "announcement", "text": "Now"})
+    project.run("manage.py", "publish", "chat.room.1", event, env={**project.env, **env})
+    for page in (ada, grace):
+        expect(log(page).locator(".announcement")).to_have_text([text, "Now"])
 
 
 def test_the_chat_works_under_a_strict_content_security_policy(

@@ -14,16 +14,14 @@ from pathlib import Path
 
 import pytest
 from conftest import PATIENCE, Project, Server, free_port, run
-from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect, sync_playwright
 from services import need, running
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+from docs import FILE, block, blocks
 
-# The first line of a block names the file that the block is to be added to.
-FILE = re.compile(r"(?:# |// |<!-- )(?P<path>[a-z_./]+\.(?:py|js|html))(?: -->)?\n")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 # What the README's own tests leave out of what its views promise.
 MORE_TESTS = """
@@ -35,7 +33,7 @@ from django.core import signing
 from django.test import TestCase, TransactionTestCase
 from users.models import User, suspend
 from websocket.auth import disconnect
-from websocket.groups import apublish, get_hub, publish
+from websocket.groups import aposition, apublish, get_hub, publish
 from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import until
 
@@ -86,6 +84,31 @@ class ReadmeTests(TestCase):
             assert "for two" in [await two.receive(), await two.receive()]
             assert await one.receive_json() == {"number": 9}
 
+    async def test_a_feed_resumes_and_so_does_an_event_stream(self):
+        get_hub().is_serving = True
+        page = (await self.async_client.get("/feed/")).content.decode()
+        position = page.partition('data-position="')[2].partition('"')[0]
+        async with connect("/ws/feed/") as author:
+            assert await author.receive_json() == {"reload": True}
+            await author.send_text("missed")
+            assert await author.receive_json() == {"text": "missed"}
+        async with connect(f"/ws/feed/?resume=,{position}") as reader:
+            assert (await reader.receive_text()).partition("\\n")[2] == '{"text":"missed"}'
+            assert (await reader.receive_text()).partition("\\n")[1] == ""
+        await self.async_client.aforce_login(self.anna)
+        path = "/rooms/lobby/events/"
+        for last, wanted in (("", []), ("0.0", ["reload"]), ("seen", ["missed"])):
+            await apublish("room.lobby", "before")
+            seen = await aposition("room.lobby")
+            await apublish("room.lobby", "missed")
+            last = seen if last == "seen" else last
+            response = await self.async_client.get(path, headers={"Last-Event-ID": last})
+            events = aiter(response.streaming_content)
+            got = [asyncio.ensure_future(anext(events)) for _ in wanted]
+            for future, text in zip(got, wanted, strict=True):
+                assert text.encode() in await asyncio.wait_for(future, 5)
+            await events.aclose()
+
     async def test_an_event_stream_hears_what_sync_code_publishes(self):
         await self.async_client.aforce_login(self.anna)
         response = await self.async_client.get("/rooms/lobby/events/")
@@ -93,7 +116,7 @@ class ReadmeTests(TestCase):
         first = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)
         await asyncio.to_thread(publish, "room.lobby", {"text": "hello"})
-        assert await asyncio.wait_for(first, 5) == b'data: {"text": "hello"}\\n\\n'
+        assert (await asyncio.wait_for(first, 5)).endswith(b'data: {"text": "hello"}\\n\\n')
         await events.aclose()
 
     async def test_an_event_stream_whose_client_is_too_slow_ends_without_an_error(self):
@@ -103,7 +126,7 @@ class ReadmeTests(TestCase):
         first = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)
         await apublish("room.lobby", "first")
-        assert await asyncio.wait_for(first, 5) == b'data: "first"\\n\\n'
+        assert (await asyncio.wait_for(first, 5)).endswith(b'data: "first"\\n\\n')
         for _ in range(20):
             await apublish("room.lobby", "x" * 2**16)
         assert [event async for event in events] == []
@@ -155,22 +178,6 @@ def readme(project: Project) -> str:
     return (project.path / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(readme: str, *languages: str) -> list[str]:
-    """Return the code blocks in some languages."""
-    tokens = MarkdownIt().parse(readme)
-    return [token.content for token in tokens if token.type == "fence" and token.info in languages]
-
-
-def block(readme: str, start: str) -> str:
-    """Return the one code block that starts so."""
-    (found,) = (
-        token.content
-        for token in MarkdownIt().parse(readme)
-        if token.type == "fence" and token.content.startswith(start)
-    )
-    return found
-
-
 @pytest.fixture(scope="module")
 def pasted(project: Project, readme: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project of a reader who has pasted each block at the end of the file that it names."""
@@ -184,7 +191,7 @@ def pasted(project: Project, readme: str, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_django_and_the_linters_find_nothing_to_say_about_the_pasted_code(
-    pasted: Project, mypy: Callable[[Path], None]
+    pasted: Project, mypy: Callable[..., str]
 ) -> None:
     assert "no issues" in pasted.run("manage.py", "check", "--fail-level", "DEBUG").stdout
     pasted.run("manage.py", "makemigrations", "--check", "--dry-run")
@@ -350,6 +357,7 @@ def test_the_readmes_server_behind_the_readmes_nginx_serves_pages_sockets_and_ev
     events = get("/rooms/lobby/events/")
     with open_socket("/ws/rooms/lobby/") as client:
         client.send('{"text": "hello"}')
+        assert events.readline().startswith(b"id: ")
         assert events.readline() == b'data: {"user": "carol", "text": "hello"}\n'
     events.close()
     server.wait_for("WebSocket /ws/rooms/lobby/ 127.0.0.1 carol 1000 ")

@@ -18,11 +18,14 @@ PATHS = """
 .editorconfig
 .env
 .env.example
+.github/dependabot.yml
 .github/workflows/tests.yml
 .gitignore
+AGENTS.md
 Caddyfile
 Dockerfile
 README.md
+SECURITY.md
 chat/__init__.py
 chat/admin.py
 chat/apps.py
@@ -49,7 +52,9 @@ chat/views.py
 compose.yaml
 docs/adopting.md
 docs/architecture.md
+docs/first-app.md
 docs/from-channels.md
+docs/reference.md
 docs/security.md
 manage.py
 project/__init__.py
@@ -112,6 +117,10 @@ websocket/lifecycle.py
 websocket/link.py
 websocket/logins.py
 websocket/lookout.py
+websocket/management/__init__.py
+websocket/management/commands/__init__.py
+websocket/management/commands/publish.py
+websocket/management/commands/sockets.py
 websocket/members.py
 websocket/metrics.py
 websocket/middleware.py
@@ -132,6 +141,7 @@ websocket/tests/__init__.py
 websocket/tests/redis_server.py
 websocket/tests/test_auth.py
 websocket/tests/test_checks.py
+websocket/tests/test_commands.py
 websocket/tests/test_connection.py
 websocket/tests/test_group_tasks.py
 websocket/tests/test_groups.py
@@ -324,7 +334,7 @@ def test_pip_installs_a_project_whose_description_is_nasty(
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_the_rendered_code_is_clean(
-    render: Callable[..., Path], project: Project, mypy: Callable[[Path], None], chat: bool
+    render: Callable[..., Path], project: Project, mypy: Callable[..., str], chat: bool
 ) -> None:
     rendered = render(chat_example=chat)
     for check in (

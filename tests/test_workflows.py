@@ -1,5 +1,6 @@
-"""The GitHub workflows, the template's and the rendered project's, have nothing to complain of."""
+"""The GitHub workflows and Dependabot, the template's and the rendered project's."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -7,24 +8,26 @@ import pytest
 import yaml
 from conftest import TEMPLATE, Project, run
 
-# GitHub's own actions may be named by a version; anybody else's, by a commit.
+# A tag can be moved to other code, a commit cannot.
 CONFIG = """
 rules:
   unpinned-uses:
     config:
       policies:
-        "actions/*": ref-pin
+        "*": hash-pin
 """
+
+USES = re.compile(r"uses: (\S+  # v[0-9.]+)$", re.MULTILINE)
 
 
 @pytest.fixture(params=["template", "project"])
 def workflows(request: pytest.FixtureRequest, project: Project) -> list[Path]:
     root = TEMPLATE if request.param == "template" else project.path
-    return sorted(root.glob(".github/workflows/*.yml"))
+    return sorted([*root.glob(".github/workflows/*.yml"), *root.glob(".github/dependabot.yml")])
 
 
 def test_zizmor_finds_nothing(workflows: list[Path], tmp_path: Path) -> None:
-    assert workflows
+    assert len(workflows) == 2
     config = tmp_path / "zizmor.yml"
     config.write_text(CONFIG)
     zizmor = Path(sys.executable).with_name("zizmor")
@@ -37,3 +40,12 @@ def test_the_projects_workflow_tests_on_postgresql_and_redis(project: Project) -
     assert set(job["services"]) == {"postgres", "redis"}
     environments = [step.get("env", {}) for step in job["steps"] if step.get("run") == "pytest"]
     assert [sorted(env) for env in environments] == [[], ["DATABASE_URL", "REDIS_URL"]]
+
+
+def test_the_project_uses_the_same_actions_as_the_template(project: Project) -> None:
+    # Dependabot looks at the template's workflow only.
+    ours, theirs = (
+        USES.findall((root / ".github/workflows" / name).read_text())
+        for root, name in ((TEMPLATE, "ci.yml"), (project.path, "tests.yml"))
+    )
+    assert ours == theirs != []

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from websocket.connection import WebSocket
 
+__all__ = ["disconnect", "login"]
+
 logger = logging.getLogger("django.websocket")
 
 # The fields of a user that decide what the user may do.

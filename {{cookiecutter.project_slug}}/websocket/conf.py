@@ -19,7 +19,7 @@ DISCONNECT_GRACE: float = 2.0
 EXPLAIN_REFUSALS: bool = True
 
 #: The groups that keep their last messages, by how their names start, and how many they keep:
-#: {"chat.room.": 100}. The longest start that fits counts. All processes need the same.
+#: {"room.": 100}. The longest start that fits counts. All processes need the same.
 HISTORY: dict[str, int] = {}
 
 #: Seconds for which a group keeps its messages after the last one.

@@ -173,7 +173,7 @@ class WebSocket(RequestAttributes):
     async def receive_text(self) -> str:
         """Return the next message, which has to be text.
 
-        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for bytes.
+        Raises `WebSocketDisconnect` and others as `receive` does, and `InvalidMessage` for bytes.
         """
         event = await self.receive()
         text: str | None = event.get("text")
@@ -184,7 +184,7 @@ class WebSocket(RequestAttributes):
     async def receive_bytes(self) -> bytes:
         """Return the next message, which has to be binary.
 
-        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for text.
+        Raises `WebSocketDisconnect` and others as `receive` does, and `InvalidMessage` for text.
         """
         event = await self.receive()
         data: bytes | None = event.get("bytes")
@@ -195,16 +195,16 @@ class WebSocket(RequestAttributes):
     async def receive_json(self) -> Any:
         """Return the next message's value, decoded from JSON in a text frame.
 
-        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for bytes and
-        for anything but JSON.
+        Raises `WebSocketDisconnect` and others as `receive` does, and `InvalidMessage` for bytes
+        and for anything but JSON.
         """
         return decode_json(await self.receive_text())
 
     async def receive_jsonb(self) -> Any:
         """Return the next message's value, decoded from JSON in a binary frame.
 
-        Raises `WebSocketDisconnect` when the connection is over, `InvalidMessage` for text and
-        for anything but JSON.
+        Raises `WebSocketDisconnect` and others as `receive` does, and `InvalidMessage` for text
+        and for anything but JSON.
         """
         return decode_json(await self.receive_bytes())
 
@@ -289,12 +289,12 @@ class WebSocket(RequestAttributes):
     ) -> bool:
         """Join a group: messages published once this returns are sent to this client.
 
-        Returns True if the client already has, or is being sent, everything since the position with
-        which it connected (see websocket.resume and WEBSOCKET_HISTORY). Returns False if the client
-        is new or was away for too long: send it the state.
+        Returns True if the client has, or is being sent, all since the position with which it has
+        connected (see WEBSOCKET_HISTORY); False if it is new or was away for too long.
 
         The socket leaves by itself when the connection is over or the view has ended. Canceling is
-        safe: it leaves the membership as it was.
+        safe: it leaves the membership as it was. For a client that is slow to read,
+        WEBSOCKET_OUTBOX_SIZE bytes are kept; beyond that, WEBSOCKET_SLOW_CLIENT applies.
 
         `presence` makes the user, or an anonymous visitor's socket, one of the group's
         `websocket.groups.members`, with this info: at most 1 KiB of JSON. `task` is a coroutine
@@ -310,10 +310,9 @@ class WebSocket(RequestAttributes):
         connection = self._connection
         if connection.app_state is not State.CONNECTED:
             raise connection.misuse("join a group")
-        memberships = memberships_of(connection)
+        info = encode_info(presence)
         identity = None if presence is None else self._identity
-        info = "" if presence is None else encode_info(presence)
-        is_complete = await memberships.join(group, identity, info, task)
+        is_complete = await memberships_of(connection).join(group, identity, info, task)
         if connection.app_state is not State.CONNECTED:
             raise connection.disconnected()
         return is_complete

@@ -20,6 +20,8 @@ from websocket.protocol import Receive, Scope, Send
 from websocket.refusal import refuse
 from websocket.threads import enter_handshake_thread, enter_shared_thread
 
+__all__ = ["websockets"]
+
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 handle_in_thread = sync_to_async(HandshakeHandler.handle)
@@ -30,6 +32,7 @@ def websockets(app: Application) -> Application:
 
     The lifespan is handled here, because Django does not support it. The WEBSOCKET_ settings are
     checked and middleware is loaded at once: a mistake fails at startup, not during a handshake.
+    Raises `ImproperlyConfigured` for a setting that is not valid.
     """
     if errors := conf.errors():
         raise ImproperlyConfigured(" ".join(errors))

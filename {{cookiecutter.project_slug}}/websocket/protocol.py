@@ -49,8 +49,8 @@ class WebSocketDisconnect(Exception):
     """The connection is over: one of the two sides has closed it, or it was lost.
 
     A view need not catch it: uncaught, it ends the view quietly, because a client that leaves is
-    not an error. `code` and `reason` are those of the close frame (RFC 6455, section 7.4). If
-    there was none, the code is 1005 or 1006.
+    not an error. The view has WEBSOCKET_DISCONNECT_GRACE seconds to end. `code` and `reason` are
+    those of the close frame (RFC 6455, section 7.4). If there was none, the code is 1005 or 1006.
     """
 
     def __init__(self, code: int = 1000, reason: str = "") -> None:

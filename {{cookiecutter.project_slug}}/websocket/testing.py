@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from socket import socket as new_socket
@@ -28,10 +28,21 @@ from django.utils.module_loading import import_string
 
 from websocket import internals
 from websocket.connection import WebSocketDisconnect
+from websocket.groups import subscribe
 from websocket.handshake import Handshake, get_handler
 from websocket.middleware import Application
 from websocket.protocol import Event, Headers, Scope, SendEvent
 from websocket.threads import DatabaseThread, get_threads
+
+__all__ = [
+    "TIMEOUT",
+    "ASGILiveServerTestCase",
+    "ClientSocket",
+    "HandshakeRefused",
+    "Listener",
+    "connect",
+    "listen",
+]
 
 T = TypeVar("T")
 
@@ -100,10 +111,10 @@ async def connect(
         client = client or AsyncClient()
         await sync_to_async(client.force_login)(user)
     socket = ClientSocket(_scope(path, client, headers or {}, list(subprotocols)))
-    got_request_exception.connect(socket.keep_error)
+    got_request_exception.connect(socket._keep_error)
     try:
         with connections_kept():
-            await socket.open()
+            await socket._open()
         if client is not None:
             for name, value in socket.raw_headers:
                 if name == b"set-cookie":
@@ -116,8 +127,8 @@ async def connect(
             raise socket.error from error
         raise
     finally:
-        await socket.stop()
-        got_request_exception.disconnect(socket.keep_error)
+        await socket._stop()
+        got_request_exception.disconnect(socket._keep_error)
     if socket.error is not None:
         raise socket.error
 
@@ -198,7 +209,7 @@ class ClientSocket:
         """
         if self.close_code is not None and self._from_view.empty():
             raise WebSocketDisconnect(self.close_code, self.close_reason)
-        event = await self._wait(self._from_view.get(), timeout, "a message")
+        event = await _wait(self._from_view.get(), timeout, "a message")
         if event["type"] == SendEvent.CLOSE:
             raise WebSocketDisconnect(event.get("code", 1000), event.get("reason") or "")
         text: str | None = event.get("text")
@@ -220,6 +231,14 @@ class ClientSocket:
         """Return the value of the next message, JSON in text; raises as `receive` does."""
         return json.loads(await self.receive_text(timeout))
 
+    async def receive_nothing(self, seconds: float = 0.1) -> None:
+        """Wait for so long, and see that no message comes.
+
+        Raises `AssertionError` if one comes, and `WebSocketDisconnect` once the connection is
+        closed.
+        """
+        await _wait_for_nothing(self.receive, seconds)
+
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Iterate over messages until the connection is closed."""
         with suppress(WebSocketDisconnect):
@@ -235,14 +254,14 @@ class ClientSocket:
     async def wait_closed(self, timeout: float = TIMEOUT) -> int:
         """Wait until the view has ended, drop unread messages, and return the close code."""
         assert self._task is not None
-        await self._wait(asyncio.shield(self._task), timeout, "the view's end")
+        await _wait(asyncio.shield(self._task), timeout, "the view's end")
         while not self._from_view.empty():
             self._from_view.get_nowait()
         return self.close_code or 1006
 
     # The server
 
-    async def open(self) -> None:
+    async def _open(self) -> None:
         """Run the application until it has answered the handshake."""
         application: Application = import_string(settings.ASGI_APPLICATION)
         self._receive_event({"type": "websocket.connect"})
@@ -266,18 +285,18 @@ class ClientSocket:
             self.raw_headers = refusal["headers"]
             raise HandshakeRefused(refusal["status"], self.headers, refusal["body"])
 
-    async def stop(self) -> None:
+    async def _stop(self) -> None:
         """End the application, and cancel it if necessary."""
         if self._task is None or self._task.done():
             return
         try:
             await self.close()
-            await self._wait(asyncio.shield(self._task), TIMEOUT, "the view's end")
+            await _wait(asyncio.shield(self._task), TIMEOUT, "the view's end")
         finally:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def keep_error(self, request: Any = None, **kwargs: Any) -> None:
+    def _keep_error(self, request: Any = None, **kwargs: Any) -> None:
         """Keep an exception that was reported for this connection."""
         if _current.get(None) is self and isinstance(request, Handshake):
             self.error = sys.exc_info()[1]
@@ -322,11 +341,45 @@ class ClientSocket:
         self._from_view.put_nowait(refusal)
         self._to_view.put_nowait({"type": "websocket.disconnect", "code": 1006})
 
-    async def _wait(self, awaitable: Awaitable[T], timeout: float, what: str) -> T:
-        try:
-            return await asyncio.wait_for(awaitable, timeout)
-        except TimeoutError:
-            raise TimeoutError(f"Waited {timeout:g} s for {what}.") from None
+
+@asynccontextmanager
+async def listen(*groups: str) -> AsyncIterator[Listener]:
+    """Listen to some groups, from the start of the block on, as a member of theirs."""
+    async with subscribe(*groups) as inbox:
+        yield Listener(inbox)
+
+
+class Listener:
+    """The messages of some groups. Made by `listen`."""
+
+    def __init__(self, inbox: AsyncIterator[Any]) -> None:
+        self._inbox = inbox
+
+    async def receive(self, timeout: float = TIMEOUT) -> Any:
+        """Return the next message: str, bytes, or the value of a message published as JSON.
+
+        Raises `TimeoutError` after `timeout` seconds.
+        """
+        return await _wait(anext(self._inbox), timeout, "a message to the group")
+
+    async def receive_nothing(self, seconds: float = 0.1) -> None:
+        """Wait for so long, and see that no message comes; raises `AssertionError` if one does."""
+        await _wait_for_nothing(self.receive, seconds)
+
+
+async def _wait(awaitable: Awaitable[T], timeout: float, what: str) -> T:
+    try:
+        return await asyncio.wait_for(awaitable, timeout)
+    except TimeoutError:
+        raise TimeoutError(f"Waited {timeout:g} s for {what}.") from None
+
+
+async def _wait_for_nothing(receive: Callable[[float], Awaitable[Any]], seconds: float) -> None:
+    try:
+        message = await receive(seconds)
+    except TimeoutError:
+        return
+    raise AssertionError(f"Expected no message for {seconds:g} s, got {message!r}.")
 
 
 class ASGILiveServerTestCase(TransactionTestCase):

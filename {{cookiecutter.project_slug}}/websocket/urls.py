@@ -8,6 +8,8 @@ from django.urls import URLPattern, path, re_path
 
 from websocket.handshake import SocketView, upgrade
 
+__all__ = ["re_websocket", "websocket"]
+
 
 def websocket(
     route: str, view: SocketView, kwargs: dict[str, Any] | None = None, name: str | None = None

@@ -11,6 +11,8 @@ from django.views import View
 
 from websocket.connection import State, WebSocket
 
+__all__ = ["WebSocketView", "origin_exempt"]
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -40,7 +42,10 @@ class WebSocketView(View):
     socket: WebSocket
 
     def setup(self, request: Any, *args: Any, **kwargs: Any) -> None:
-        """Set `socket` and, as Django's views do, `request`, `args` and `kwargs`."""
+        """Set `socket` and, as Django's views do, `request`, `args` and `kwargs`.
+
+        Raises `TypeError` for a view that is mounted as a page.
+        """
         if not isinstance(request, WebSocket):
             raise TypeError("Mount a WebSocketView with websocket(), not with path().")
         self.socket = request

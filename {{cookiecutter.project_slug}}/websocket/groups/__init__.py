@@ -66,8 +66,8 @@ def publish(group: str, message: Any, *, exclude: Socket | str | None = None) ->
     handlers, `transaction.on_commit`, management commands and task queues. It does not wait for
     the members; a thread that is far ahead of the event loop is slowed down. Raises `ValueError`
     for an invalid group name, `TypeError` for a value that JSON cannot hold, and `PublishError`
-    when Redis is used but cannot be reached. With Redis it waits for the network: async code should
-    use `apublish`, and gets a warning if it does not.
+    when Redis is used but cannot be reached within WEBSOCKET_REDIS_TIMEOUT. With Redis it waits for
+    the network: async code should use `apublish`, and gets a warning if it does not.
     """
     check_name(group)
     publish_message(group, Message.encode(message), exclude)
@@ -91,8 +91,9 @@ def subscribe(*groups: str, positions: bool = False) -> Subscription:
     the position (empty for a group without a history) and that. `async for message in
     subscribe("orders")` works as well, but listens only from its first step on. Raises
     `ValueError` as `publish` does, `PublishError` when Redis cannot be reached to join, and
-    `SubscriberTooSlow`, unless WEBSOCKET_SLOW_CLIENT is "drop": then the oldest messages are
-    dropped. Raises `MessagesMissed` after an outage of Redis in which messages may have been lost.
+    `SubscriberTooSlow` when more than WEBSOCKET_OUTBOX_SIZE bytes wait, unless
+    WEBSOCKET_SLOW_CLIENT is "drop": then the oldest messages are dropped. Raises `MessagesMissed`
+    after an outage of Redis in which messages may have been lost.
     """
     return Subscription(get_hub, groups, positions)
 

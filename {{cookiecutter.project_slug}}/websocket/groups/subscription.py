@@ -69,7 +69,8 @@ class Subscription:
         """Listen to another group, once this returns.
 
         With `positions=True`, `since` may be a position in the group's history: what was published
-        after it comes first. Returns whether all of that is still there.
+        after it comes first. Returns whether all of that is still there. Raises `ValueError` and
+        `PublishError` as `subscribe` does, and `RuntimeError` once the subscription has ended.
         """
         check_name(group)
         mailbox = await self._begin()

@@ -26,8 +26,9 @@ from websockets.sync.client import connect as connect_for_real
 
 from websocket import sweep, testing
 from websocket.connection import WebSocketDisconnect
+from websocket.groups import apublish, get_hub, publish
 from websocket.middleware import websockets
-from websocket.testing import ASGILiveServerTestCase, HandshakeRefused, connect
+from websocket.testing import ASGILiveServerTestCase, HandshakeRefused, connect, listen
 from websocket.tests.wire import connect_to, serving
 from websocket.urls import websocket
 
@@ -65,6 +66,18 @@ class ClientTests(SimpleTestCase):
                 await client.receive_text(timeout=0.001)
             await client.send_text("still there")
             self.assertEqual(await client.receive_text(), "still there")
+
+    async def test_a_client_receives_nothing_for_a_while(self):
+        async with connect_to(echo) as client:
+            await client.receive_nothing(0.001)
+            await client.send_text("text")
+            with self.assertRaisesMessage(
+                AssertionError, "Expected no message for 5 s, got 'text'."
+            ):
+                await client.receive_nothing(5)
+            await client.close()
+            with self.assertRaises(WebSocketDisconnect):  # Of this client, nothing is no news.
+                await client.receive_nothing(5)
 
     async def test_a_client_iterates_until_the_view_closes(self):
         async def view(socket):
@@ -143,6 +156,36 @@ class ClientTests(SimpleTestCase):
         for signal in (request_started, request_finished):
             self.assertTrue(signal.disconnect(close_old_connections))
             signal.connect(close_old_connections)
+
+
+class ListenTests(SimpleTestCase):
+    async def test_a_test_waits_for_a_groups_message(self):
+        async with listen("news", "more") as groups:
+            await sync_to_async(publish)("news", {"text": "hello"})
+            await apublish("more", "text")
+            self.assertEqual(await groups.receive(), {"text": "hello"})
+            self.assertEqual(await groups.receive(), "text")
+
+    async def test_a_test_does_not_wait_for_ever(self):
+        async with listen("news") as group:
+            message = "Waited 0.001 s for a message to the group."
+            with self.assertRaisesMessage(TimeoutError, message):
+                await group.receive(timeout=0.001)
+            await apublish("news", "after all")
+            self.assertEqual(await group.receive(), "after all")
+
+    async def test_a_group_gets_nothing_for_a_while(self):
+        async with listen("news") as group:
+            await apublish("others", "text")
+            await group.receive_nothing(0.001)
+            await apublish("news", "text")
+            with self.assertRaisesMessage(AssertionError, "no message for 5 s, got 'text'."):
+                await group.receive_nothing(5)
+
+    async def test_a_group_is_left_at_the_end_of_the_block(self):
+        async with listen("news"):
+            self.assertIn("news", get_hub().members)
+        self.assertNotIn("news", get_hub().members)
 
 
 class RefusalTests(SimpleTestCase):
