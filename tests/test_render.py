@@ -98,6 +98,7 @@ websocket/connection.py
 websocket/console.py
 websocket/counters.py
 websocket/groups/__init__.py
+websocket/groups/following.py
 websocket/groups/history.py
 websocket/groups/membership.py
 websocket/groups/memory.py

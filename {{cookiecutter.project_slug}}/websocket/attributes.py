@@ -8,7 +8,7 @@ from django.http import HttpRequest
 
 from websocket import logins
 from websocket.groups.presence import Identity
-from websocket.members import identify
+from websocket.members import address, identify
 from websocket.protocol import Headers, QueryParams, Scope
 from websocket.state import Connection
 
@@ -107,9 +107,14 @@ class RequestAttributes:
         return self.user
 
     @property
+    def _own_id(self) -> str:
+        """The same as `id`, without letting messages reach this socket."""
+        return identify(self._connection)
+
+    @property
     def id(self) -> str:
         """A random identifier: `publish(f"socket.{socket.id}", ...)` reaches this socket alone."""
-        return identify(self._connection)
+        return address(self._connection)
 
     def _identity(self) -> Identity:
         """Return the member of a group with presence that this socket stands for."""

@@ -106,11 +106,16 @@ class Login:
         else:
             self.watcher.loop.call_soon_threadsafe(self.end, self.ending)
 
-    def end(self, notice: Notice) -> None:
-        """Note that the login has ended, and close the connection if anything has read the user."""
+    def end(self, notice: Notice) -> bool:
+        """Note that the login has ended, and close the connection if anything has read the user.
+
+        Returns whether it was closed.
+        """
         self.ending = notice
-        if self.is_used and self.connection is not None:
-            self.connection.close_soon(notice.code, notice.reason)
+        if not self.is_used or self.connection is None:
+            return False
+        self.connection.close_soon(notice.code, notice.reason)
+        return True
 
     def forget(self) -> None:
         """Forget the connection, because it is over."""

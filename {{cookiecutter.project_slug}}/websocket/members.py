@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from functools import partial
 
 from websocket import conf, groups
@@ -32,7 +33,11 @@ def memberships_of(connection: Connection) -> Memberships:
             partial(too_slow, connection),
             partial(missed, connection),
         )
-        outbox = Outbox(*arguments) if resume is None else ResumingOutbox(resume, *arguments)
+        outbox: Outbox
+        if resume is None:
+            outbox = Outbox(*arguments)
+        else:
+            outbox = ResumingOutbox(resume, partial(before_receive, connection), *arguments)
         connection.outbox = outbox
         memberships = connection.memberships = Memberships(groups.get_hub(), outbox)
         connection.at_end(outbox.stop)
@@ -45,9 +50,9 @@ class OwnGroup:
 
     __slots__ = ("connection", "id")
 
-    def __init__(self, connection: Connection, id: str) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.id = id
+        self.id = identify(connection)
 
     def push(self, message: groups.Message) -> None:
         if self.connection.app_state is State.CONNECTED:
@@ -58,28 +63,40 @@ class OwnGroup:
 
 
 def identify(connection: Connection) -> str:
-    """Return a random id of the connection, by which it can be reached; from any thread.
-
-    Most sockets never need one. Until something has read the id, nothing can publish to it.
-    """
+    """Return a random id of the connection; from any thread."""
     with _lock:
-        if connection.id is not None:
-            return connection.id
-        connection.id = groups.new_id()
-    if connection.outbox is not None:
-        connection.outbox.id = connection.id
-    if connection.supervisor is not None:
+        if connection.id is None:
+            connection.id = groups.new_id()
+            if connection.outbox is not None:
+                connection.outbox.id = connection.id
+        return connection.id
+
+
+def address(connection: Connection) -> str:
+    """Return the connection's id, by which it can be reached from now on; from any thread.
+
+    Most sockets never need this. Until something has read the id, nothing can publish to it.
+    """
+    id = identify(connection)
+    with _lock:
+        is_new, connection.has_own_group = not connection.has_own_group, True
+    if is_new and connection.supervisor is not None:
         connection.supervisor.call(partial(open_own_group, connection))
-    return connection.id
+    return id
 
 
 def open_own_group(connection: Connection) -> None:
     """Let messages to `socket.<id>` reach the connection, if anything has read its id."""
-    if connection.id is not None and connection.app_state is not State.DISCONNECTED:
-        hub, group = groups.get_hub(), f"socket.{connection.id}"
-        member = OwnGroup(connection, connection.id)
+    if connection.has_own_group and connection.app_state is not State.DISCONNECTED:
+        hub, member = groups.get_hub(), OwnGroup(connection)
+        group = f"socket.{member.id}"
         hub.add(group, member)
         connection.at_end(partial(hub.leave, group, member))
+
+
+def before_receive(connection: Connection, function: Callable[[], None]) -> None:
+    """Call a function before the view receives next."""
+    connection.before_receive = function
 
 
 def failed(connection: Connection, error: Exception) -> None:
@@ -97,7 +114,7 @@ def too_slow(connection: Connection) -> None:
     else a reset connection. The messages in the outbox are lost.
     """
     assert connection.outbox is not None
-    # One that resumes must not have a hole: it comes back for what it missed.
+    # A client that resumes must not miss a message: it is closed, and comes back for the rest.
     if conf.SLOW_CLIENT == "drop" and connection.resume is None:
         if not connection.outbox.is_dropping:
             logger.warning("%r is slow to read: messages to it are dropped.", connection)
@@ -115,7 +132,9 @@ def missed(connection: Connection) -> None:
     call_in_turn(partial(close_missed, connection))
 
 
-def close_missed(connection: Connection) -> None:
-    if connection.app_state is State.CONNECTED:
-        counters["missed"] += 1
-        connection.close_soon(1012, "Messages may have been missed.")
+def close_missed(connection: Connection) -> bool:
+    if connection.app_state is not State.CONNECTED:
+        return False
+    counters["missed"] += 1
+    connection.close_soon(1012, "Messages may have been missed.")
+    return True

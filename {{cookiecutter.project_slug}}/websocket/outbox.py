@@ -11,8 +11,8 @@ from typing import Any, Final, Protocol
 
 from websocket import conf
 from websocket.counters import counters
-from websocket.protocol import Event, Send, SendEvent
-from websocket.resume import Position, Resume
+from websocket.protocol import Event, Send, SendEvent, size_of
+from websocket.resume import Position, Resume, mark
 
 # Returned by next() for a finished coroutine: faster than catching StopIteration.
 _FINISHED: Final = object()
@@ -81,11 +81,12 @@ class Outbox:
             task.add_done_callback(lambda task: rest.close())
             self.sender = task
 
-    def reach(self, position: Position) -> None:
+    def reach(self, position: Position, is_complete: bool) -> None:
         """Do nothing: the client does not resume."""
 
     def missed(self) -> None:
-        """Let the client load again, because it may have missed messages."""
+        """Send nothing more, because messages may have been missed: the client is to come back."""
+        self.stop()
         self.lost()
 
     def stop(self) -> None:
@@ -128,33 +129,58 @@ class Outbox:
 
 
 class ResumingOutbox(Outbox):
-    """The outbox of a client that resumes: messages have their positions in front of them."""
+    """The outbox of a client that resumes: messages have their positions in front of them.
 
-    def __init__(self, resume: Resume, *args: Any) -> None:
+    A client whose join was not complete gets no positions until the view receives again, and so has
+    sent the state: if the connection is lost before that, it is to get the state once more.
+    """
+
+    def __init__(
+        self, resume: Resume, before_receive: Callable[[Callable[[], None]], None], *args: Any
+    ) -> None:
         super().__init__(*args)
         self.resume = resume
+        self.before_receive = before_receive
 
     def push(self, message: Any) -> None:
         assert self.resume is not None
         if self.resume.takes(message):
-            super().push(message.marked)
-        elif self.resume.held_size() > conf.OUTBOX_SIZE:
+            is_confirmed = message.position is None or (
+                message.position.key not in self.resume.unconfirmed
+            )
+            super().push(message.marked if is_confirmed else Note(mark(message.event, None)))
+        elif self.resume.held_size > conf.OUTBOX_SIZE:
             self.too_slow()
 
-    def reach(self, position: Position) -> None:
-        """Tell the client the position that it has reached, and its id."""
-        super().push(Note(str(position)))
-        super().push(Note(self.id))
+    def reach(self, position: Position, is_complete: bool) -> None:
+        """Tell the client the position that it has reached, now or once the view has gone on."""
+        assert self.resume is not None
+        if is_complete:
+            self.tell(position)
+        else:
+            self.resume.unconfirmed.add(position.key)
+            self.before_receive(self.confirm)
+
+    def confirm(self) -> None:
+        assert self.resume is not None
+        unconfirmed, self.resume.unconfirmed = self.resume.unconfirmed, set()
+        for key in unconfirmed:
+            self.tell(self.resume.positions[key])
+
+    def tell(self, position: Position) -> None:
+        """Tell the client a position and its id."""
+        for text in (str(position), self.id):
+            super().push(Note({"type": SendEvent.SEND, "text": text}))
 
 
 class Note:
-    """A message for the client itself."""
+    """A message for one client alone."""
 
     __slots__ = ("event", "size")
 
-    def __init__(self, text: str) -> None:
-        self.event: Event = {"type": SendEvent.SEND, "text": text}
-        self.size = len(text)
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.size = size_of(event)
 
 
 def begin(coroutine: Awaitable[None]) -> Awaitable[None] | None:

@@ -11,11 +11,14 @@ from typing import Final
 # Seconds between two.
 PAUSE: Final = 0.005
 
-_waiting: dict[asyncio.AbstractEventLoop, deque[Callable[[], None]]] = {}
+_waiting: dict[asyncio.AbstractEventLoop, deque[Callable[[], bool]]] = {}
 
 
-def call_in_turn(function: Callable[[], None]) -> None:
-    """Call a function now, or after those that wait, in the running event loop."""
+def call_in_turn(function: Callable[[], bool]) -> None:
+    """Call a function now, or after those that wait, in the running event loop.
+
+    It returns whether it has closed a socket: if not, the next one is called without a pause.
+    """
     loop = asyncio.get_running_loop()
     if (waiting := _waiting.get(loop)) is not None:
         waiting.append(function)
@@ -27,9 +30,10 @@ def call_in_turn(function: Callable[[], None]) -> None:
 
 
 def _call_next(loop: asyncio.AbstractEventLoop) -> None:
-    if not _waiting[loop]:
-        del _waiting[loop]
-        return
-    # In an empty context, so that the timer keeps no data of a connection alive.
-    loop.call_later(PAUSE, _call_next, loop, context=Context())
-    _waiting[loop].popleft()()
+    waiting = _waiting[loop]
+    while waiting:
+        if waiting.popleft()():
+            # In an empty context, so that the timer keeps no data of a connection alive.
+            loop.call_later(PAUSE, _call_next, loop, context=Context())
+            return
+    del _waiting[loop]

@@ -3,7 +3,8 @@
 A client that connects with `?resume` gets a line before the data of each message, text or binary:
 the message's position in its group's history, or nothing. A message without a line break is for
 the client itself: the position that a join has reached, or the socket's id. When it comes back, it
-connects with `?resume=<id of its last socket>,<position>,<position>...`.
+connects with `?resume=<id>.<id>,<position>,<position>...`: the ids of its last sockets, and the
+positions that it has reached.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from websocket.protocol import Event, Send, SendEvent
 MAX_POSITIONS: Final = 100
 MAX_BYTES: Final = 4096
 
-_ID: Final = re.compile(r"([0-9a-f]{32})?")
+# The ids of the last sockets: a few, because a connection may be lost before it has caught up.
+_IDS: Final = re.compile(r"([0-9a-f]{32}(\.[0-9a-f]{32}){0,3})?")
 _POSITION: Final = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{8})-([0-9]{1,15})")
 
 
@@ -53,34 +55,43 @@ def key_of(group: str) -> str:
 
 
 class Resume:
-    """What a client has when it connects: its positions by key, and the id of its last socket."""
+    """What a client has: its positions by key, and the ids of its last sockets."""
 
-    __slots__ = ("held", "positions", "previous")
+    __slots__ = ("held", "held_size", "positions", "previous", "unconfirmed")
 
     def __init__(self, previous: str = "", positions: list[str] | None = None) -> None:
-        self.previous = previous
+        self.previous = set(previous.split("."))
         parsed = map(Position.parse, (positions or [])[:MAX_POSITIONS])
         self.positions = {one.key: one for one in parsed if one is not None}
-        #: Messages to the groups that are just being joined, by key.
+        #: Messages to the groups that are just being joined, by key, and their bytes.
         self.held: dict[str, list[Any]] = {}
-
-    def held_size(self) -> int:
-        """Return the bytes that are held back."""
-        return sum(message.size for held in self.held.values() for message in held)
+        self.held_size = 0
+        #: The keys of groups whose state the view is still to send.
+        self.unconfirmed: set[str] = set()
 
     def takes(self, message: Any) -> bool:
-        """Return whether a message is to be sent now, and is new; hold it back if it is early."""
+        """Return whether a message is to be sent now.
+
+        It is not if the client has it or wrote it. It is held back if its group is being joined.
+        """
         position: Position | None = message.position
         if position is None:
             return True
         if position.key in self.held:
             self.held[position.key].append(message)
+            self.held_size += message.size
             return False
         reached = self.positions.get(position.key)
         if reached and reached.epoch == position.epoch and position.offset <= reached.offset:
             return False
         self.positions[position.key] = position
-        return True
+        return message.exclude is None or message.exclude not in self.previous
+
+    def release(self, key: str) -> list[Any]:
+        """Return what was held back for a group that has been joined."""
+        held = self.held.pop(key, [])
+        self.held_size -= sum(message.size for message in held)
+        return held
 
 
 def resume_of(query_string: bytes) -> Resume | None:
@@ -91,7 +102,7 @@ def resume_of(query_string: bytes) -> Resume | None:
     if values is None:
         return None
     previous, *positions = values[0][:MAX_BYTES].split(",")
-    return Resume(previous, positions) if _ID.fullmatch(previous) else None
+    return Resume(previous, positions) if _IDS.fullmatch(previous) else None
 
 
 def mark(event: Event, position: Position | None) -> Event:

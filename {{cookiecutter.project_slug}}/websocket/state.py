@@ -71,9 +71,11 @@ class Connection:
         #: Whether nothing more may be received: the view has seen the disconnect, or has closed.
         self.is_drained = False
         self.is_receiving = False
+        self.before_receive: Callable[[], None] | None = None  # Called when the view receives.
         self.opened = 0.0
         # None until they are needed: most sockets never need them.
         self.id: str | None = None
+        self.has_own_group = False  # Whether messages to `socket.<id>` reach it.
         self.inbox: Inbox | None = None
         self.outbox: Outbox | None = None
         self.supervisor: Supervisor | None = None
@@ -103,7 +105,7 @@ class Connection:
 
     async def receive(self) -> Event:
         """Return the next event, as `WebSocket.receive` does."""
-        if self.app_state is not _CONNECTED or self.is_receiving:
+        if self.app_state is not _CONNECTED or self.is_receiving or self.before_receive:
             self.check_receive()
         self.is_receiving = True
         try:
@@ -129,6 +131,9 @@ class Connection:
         if self.app_state is _DISCONNECTED and self.supervisor is not None:
             # A view that reads messages from before the end is at work: restart its grace period.
             self.supervisor.end_in(conf.DISCONNECT_GRACE)
+        if (call := self.before_receive) is not None:
+            self.before_receive = None
+            call()
 
     def check_message(self, event: Event) -> None:
         """Close the connection over a message that is too large; raise if it may not be had."""

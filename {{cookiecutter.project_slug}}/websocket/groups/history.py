@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections import OrderedDict, deque
-from typing import Final, NamedTuple
+from typing import Final
 
 from websocket import conf
 from websocket.groups.message import Message
@@ -17,28 +18,18 @@ MAX_SIZE: Final = 64 * 1024 * 1024
 MAX_GROUPS: Final = 10_000
 
 
-class Entry(NamedTuple):
-    """A message that is kept, and the id of the socket that it was not for."""
-
-    message: Message
-    exclude: str | None
-
-
 class Kept:
-    """The history of one group."""
+    """The last messages of one group, without a gap between them."""
 
-    __slots__ = ("entries", "epoch", "is_whole", "key", "length", "offset", "seen", "size", "time")
+    __slots__ = ("epoch", "key", "length", "messages", "offset", "size", "time")
 
     def __init__(self, group: str, epoch: str, offset: int = 0) -> None:
         self.key = key_of(group)
         self.length = conf.history_length(group)
         self.epoch = epoch
-        #: The offset of the last message, and of the last one that was delivered to the members.
+        #: The offset of the last message, kept or not.
         self.offset = offset
-        self.seen: int | None = None
-        #: Whether this has all that Redis keeps.
-        self.is_whole = False
-        self.entries: deque[Entry] = deque()
+        self.messages: deque[Message] = deque()
         self.size = 0
         #: When the last message came.
         self.time = time.monotonic()
@@ -50,30 +41,33 @@ class Kept:
     def add(self, message: Message, exclude: str | None) -> Message:
         """Keep the next message; return it with its position."""
         if time.monotonic() - self.time > conf.HISTORY_TTL:
-            self.entries.clear()
+            self.messages.clear()
             self.size = 0
         self.offset += 1
-        message = message.at(self.position)
-        self.entries.append(Entry(message, exclude))
+        message = message.at(self.position, exclude)
+        self.messages.append(message)
         self.size += message.size
-        while len(self.entries) > self.length:
-            self.size -= self.entries.popleft().message.size
+        while len(self.messages) > self.length:
+            self.size -= self.messages.popleft().size
         self.time = time.monotonic()
         return message
 
-    def since(self, position: Position | None) -> list[Entry] | None:
+    def prepend(self, messages: list[Message]) -> None:
+        """Keep older messages as well, which come right before those that are kept."""
+        room = self.length - len(self.messages)
+        older = messages[-room:] if room > 0 else []
+        self.messages.extendleft(reversed(older))
+        self.size += sum(message.size for message in older)
+
+    def since(self, position: Position | None) -> list[Message] | None:
         """Return the messages after a position, or None if they are not all there."""
-        is_old = time.monotonic() - self.time > conf.HISTORY_TTL
         if position is None or position.epoch != self.epoch:
             return None
         number = self.offset - position.offset
-        if not 0 <= number <= (0 if is_old else len(self.entries)):
+        is_old = time.monotonic() - self.time > conf.HISTORY_TTL
+        if not 0 <= number <= (0 if is_old else len(self.messages)):
             return None
-        return list(self.entries)[-number:] if number else []
-
-    def lacks(self, position: Position) -> bool:
-        """Return whether Redis may have messages after this position that are not here."""
-        return position.epoch == self.epoch and not self.is_whole and self.since(position) is None
+        return list(self.messages)[-number:] if number else []
 
 
 class History:
@@ -82,31 +76,30 @@ class History:
     def __init__(self) -> None:
         self.kept: OrderedDict[str, Kept] = OrderedDict()
         self.size = 0
-
-    def get(self, group: str) -> Kept | None:
-        return self.kept.get(group)
+        # A thread that asks for a position may begin a history.
+        self.lock = threading.Lock()
 
     def of(self, group: str) -> Kept:
         """Return a group's history, which begins now if there is none."""
-        return self.kept.get(group) or self.put(group, Kept(group, secrets.token_hex(4)))
-
-    def put(self, group: str, kept: Kept) -> Kept:
-        """Keep this history of a group, in place of another."""
-        self.forget(group)
-        self.kept[group] = kept
-        self.size += kept.size
-        while self.size > MAX_SIZE or len(self.kept) > MAX_GROUPS:
-            self.forget(next(iter(self.kept)))
-        return kept
+        with self.lock:
+            kept = self.kept.get(group)
+            if kept is None:
+                kept = self.kept[group] = Kept(group, secrets.token_hex(4))
+                self.bound()
+            return kept
 
     def add(self, group: str, message: Message, exclude: str | None) -> Message:
         """Keep a group's next message; return it with its position."""
         kept = self.of(group)
-        self.forget(group)
-        message = kept.add(message, exclude)
-        self.put(group, kept)
+        with self.lock:
+            before = kept.size
+            message = kept.add(message, exclude)
+            self.size += kept.size - before
+            self.kept.move_to_end(group)
+            self.bound()
         return message
 
-    def forget(self, group: str) -> None:
-        if (kept := self.kept.pop(group, None)) is not None:
-            self.size -= kept.size
+    def bound(self) -> None:
+        while len(self.kept) > 1 and (self.size > MAX_SIZE or len(self.kept) > MAX_GROUPS):
+            _, silent = self.kept.popitem(last=False)
+            self.size -= silent.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -19,8 +20,8 @@ class Resuming(Member, Protocol):
 
     resume: Resume | None
 
-    def reach(self, position: Position) -> None:
-        """Accept the position that a join has reached."""
+    def reach(self, position: Position, is_complete: bool) -> None:
+        """Accept the position that a join has reached, and whether nothing is missing."""
 
 
 class Memberships:
@@ -55,7 +56,7 @@ class Memberships:
             is_complete = False
             await self.hub.join(group, self.member)
         else:
-            is_complete = not is_new or await self.catch_up(group, resume)
+            is_complete = await self.catch_up(group, resume)
         counters["joins"] += 1
         if identity is not None and group in self.groups:
             try:
@@ -74,27 +75,30 @@ class Memberships:
     async def catch_up(self, group: str, resume: Resume) -> bool:
         """Join a group with a history: hold its messages back until those before are sent."""
         key = key_of(group)
+        while key in resume.held:  # Another task of the view joins it.
+            await asyncio.sleep(0.01)
+        if self.member in self.hub.members.get(group, ()):
+            return True
         resume.held[key] = []
         try:
             await self.hub.join(group, self.member)
+            if group not in self.groups:
+                return False
             position, missed = await self.hub.catch_up(group, resume.positions.get(key))
         except BaseException:
-            del resume.held[key]
             self.leave(group)
             raise
-        held = resume.held.pop(key)
+        finally:
+            held = resume.release(key)
         if group not in self.groups:
             return False
-        size = sum(entry.message.size for entry in missed or ())
+        size = sum(message.size for message in missed or ())
         is_complete = missed is not None and size <= conf.OUTBOX_SIZE
-        if position is not None and not is_complete:
-            resume.positions[key] = position
-        for entry in missed if missed is not None and is_complete else ():
-            if entry.exclude is None or entry.exclude not in (resume.previous, self.member.id):
-                self.member.push(entry.message)
+        for message in missed if missed is not None and is_complete else ():
+            self.member.push(message)
         if position is not None:
             resume.positions[key] = position
-            self.member.reach(position)
+            self.member.reach(position, is_complete)
         for message in held:
             self.member.push(message)
         return is_complete

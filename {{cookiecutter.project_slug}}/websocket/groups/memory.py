@@ -16,7 +16,7 @@ from typing import Final
 
 from websocket import conf
 from websocket.counters import counters
-from websocket.groups.history import Entry, History
+from websocket.groups.history import History
 from websocket.groups.message import Member, Message, socket_of
 from websocket.groups.presence import Presence
 from websocket.groups.tasks import GroupFunction, GroupTask, Leases
@@ -181,7 +181,7 @@ class Hub:
 
     async def catch_up(
         self, group: str, since: Position | None
-    ) -> tuple[Position | None, list[Entry] | None]:
+    ) -> tuple[Position | None, list[Message] | None]:
         """Return a group's position, and the messages since another one, or None if some are gone.
 
         Called for a group with a history, once a member has joined it. There is no position if

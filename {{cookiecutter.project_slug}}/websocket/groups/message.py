@@ -54,14 +54,15 @@ class Socket(Protocol):
     """The argument of `exclude=`: a `WebSocket`."""
 
     @property
-    def id(self) -> str: ...
+    def _own_id(self) -> str: ...
 
 
 def id_of(socket: Socket | str | None) -> str | None:
     """Return the id of the socket to exclude; raise `ValueError` if it is not a socket or an id."""
     if socket is None:
         return None
-    id = socket if isinstance(socket, str) else getattr(socket, "id", None)
+    # Not `id`, which also lets messages to `socket.<id>` reach the socket.
+    id = socket if isinstance(socket, str) else getattr(socket, "_own_id", None)
     if not (isinstance(id, str) and _ID.fullmatch(id)):
         raise ValueError(f"exclude= takes a socket, or the id of one; got {socket!r}.")
     return id
@@ -70,12 +71,14 @@ def id_of(socket: Socket | str | None) -> str | None:
 class Message:
     """A message, encoded once for all members."""
 
-    __slots__ = ("_marked", "event", "kind", "position", "size")
+    __slots__ = ("_marked", "event", "exclude", "kind", "position", "size")
 
     def __init__(self, kind: bytes, data: str | bytes) -> None:
         self.kind = kind
         #: The position in the history of the group, if it has one.
         self.position: Position | None = None
+        #: The id of the socket that it is not for, if it is kept.
+        self.exclude: str | None = None
         self._marked: Message | None = None
         # Text without a UTF-8 encoding (a lone surrogate) fails here, and not once for each member.
         self.size = len(data.encode() if isinstance(data, str) else data) + _OVERHEAD
@@ -92,10 +95,10 @@ class Message:
             return cls(b"b", bytes(message))
         return cls(b"j", encode_json(message))
 
-    def at(self, position: Position) -> Message:
+    def at(self, position: Position, exclude: str | None) -> Message:
         """Return the message at a position in a history."""
         message = copy(self)
-        message.position, message._marked = position, None
+        message.position, message.exclude, message._marked = position, exclude, None
         return message
 
     @property

@@ -15,13 +15,12 @@ from redis.retry import Retry
 from websocket import conf
 from websocket.counters import counters
 from websocket.groups import memory
-from websocket.groups.history import Entry
+from websocket.groups.following import Following
 from websocket.groups.memory import Hub, has_history, is_loop_running
 from websocket.groups.message import Member, Message, PublishError, socket_of
 from websocket.groups.redis_history import (
     PUBLISH,
     READ,
-    Following,
     Stored,
     keys_of,
     publish_arguments,
@@ -95,15 +94,15 @@ class RedisHub(Hub):
         warn_of_wait("position", 4)
         script = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT).register_script(READ)
         with publish_errors(f"Redis did not tell the position of {group!r}"):
-            answer = script(keys=keys_of(group), args=read_arguments(False))
+            answer = script(keys=keys_of(group), args=read_arguments(None))
         return position_of(group, unpack_stored(group, answer))
 
     async def aposition(self, group: str) -> str:
-        return position_of(group, await self.following.read(group, False))
+        return position_of(group, await self.following.read(group, None))
 
     async def catch_up(
         self, group: str, since: Position | None
-    ) -> tuple[Position | None, list[Entry] | None]:
+    ) -> tuple[Position | None, list[Message] | None]:
         return await self.following.catch_up(group, since)
 
     @classmethod
@@ -146,6 +145,8 @@ class RedisHub(Hub):
         except TimeoutError as error:
             channel.has_gap = True
             raise PublishError(f"Redis cannot be reached to join {group!r}.") from error
+        if has_history(group):
+            await self.following.begin(group)
 
     def release(self, group: str) -> None:
         super().release(group)
@@ -188,7 +189,7 @@ class RedisHub(Hub):
     def lost(self, channel: str) -> None:
         """Handle a possible loss of messages, now that the subscription is back."""
         if has_history(channel):
-            self.following.close_gap_soon(channel)
+            self.following.lost(channel)
         else:
             groups = [group for group in self.members if channel_of(group)[0] == channel]
             for group in groups if channel.startswith("@sockets.") else [channel]:
@@ -206,6 +207,7 @@ class RedisHub(Hub):
     async def close(self) -> None:
         """Close the loop's connections to Redis, including its subscription."""
         await super().close()
+        self.following.close()
         await self.server.close()
 
 

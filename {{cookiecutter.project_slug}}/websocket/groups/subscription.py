@@ -13,7 +13,7 @@ from websocket.counters import counters
 from websocket.groups.membership import Memberships
 from websocket.groups.memory import Hub
 from websocket.groups.message import Message, MessagesMissed, SubscriberTooSlow, check_name
-from websocket.resume import Position, Resume
+from websocket.resume import Position, Resume, key_of
 
 
 class Subscription:
@@ -68,17 +68,20 @@ class Subscription:
     async def join(self, group: str, since: str = "") -> bool:
         """Listen to another group, once this returns.
 
-        With `positions=True`, `since` may be a position in the group's history: what was published
-        after it comes first. Returns whether all of that is still there. Raises `ValueError` and
-        `PublishError` as `subscribe` does, and `RuntimeError` once the subscription has ended.
+        With `positions=True`, `since` may be a position in the history of a group that has not been
+        joined yet: what was published after it comes first. Returns whether all of that is there.
+        Raises `ValueError` and `PublishError` as `subscribe` does, and `RuntimeError` once the
+        subscription has ended.
         """
         check_name(group)
         mailbox = await self._begin()
         if mailbox.is_closed:
             raise RuntimeError("This subscription has ended: it cannot join a group.")
         position = Position.parse(since)
-        if position is not None and mailbox.resume is not None:
-            mailbox.resume.positions[position.key] = position
+        if group not in mailbox.memberships.groups and mailbox.resume is not None:
+            mailbox.resume.positions.pop(key_of(group), None)
+            if position is not None and position.key == key_of(group):
+                mailbox.resume.positions[position.key] = position
         return await mailbox.memberships.join(group)
 
     def leave(self, group: str) -> None:
@@ -134,7 +137,7 @@ class Mailbox:
         self.has_news.set()
 
     def push(self, message: Message) -> None:
-        if self.resume is not None and not self.resume.takes(message):
+        if self.has_missed or (self.resume is not None and not self.resume.takes(message)):
             return
         self.waiting.append(message)
         self.size += message.size
@@ -144,7 +147,7 @@ class Mailbox:
             counters["dropped"] += 1
         self.has_news.set()
 
-    def reach(self, position: Position) -> None:
+    def reach(self, position: Position, is_complete: bool) -> None:
         """Do nothing: each message has its position."""
 
     def missed(self) -> None:

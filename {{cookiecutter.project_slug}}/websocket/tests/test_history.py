@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 from unittest import mock
 
@@ -45,13 +46,46 @@ async def room(socket: WebSocket, name: str) -> None:
             await socket.send_text("said")
 
 
+may_load = asyncio.Event()
+
+
+async def slow(socket: WebSocket, name: str) -> None:
+    """Take some time for the state."""
+    await socket.accept()
+    if not await socket.join(name):
+        await may_load.wait()
+        await socket.send_text("state")
+    async for _ in socket:
+        pass
+
+
+async def twice(socket: WebSocket, name: str) -> None:
+    await socket.accept()
+    await socket.send_json(await asyncio.gather(socket.join(name), socket.join(name)))
+
+
+async def never(socket: WebSocket, name: str) -> None:
+    await socket.accept()
+
+
+async def until_joined(group: str) -> None:
+    while not get_hub().members.get(group):
+        await asyncio.sleep(0.01)
+
+
 async def plain(socket: WebSocket) -> None:
     await socket.accept()
     async for message in socket:
         await socket.send_message(message)
 
 
-urlpatterns = [websocket("plain/", plain), websocket("room/<name>/", room)]
+urlpatterns = [
+    websocket("never/<name>/", never),
+    websocket("plain/", plain),
+    websocket("room/<name>/", room),
+    websocket("slow/<name>/", slow),
+    websocket("twice/<name>/", twice),
+]
 
 
 class Page:
@@ -59,16 +93,17 @@ class Page:
 
     def __init__(self, path: str, position: str = "") -> None:
         self.path = path
-        self.id = ""
+        self.ids: list[str] = []
         self.positions: dict[str, Position] = {}
         self.messages: list[str | bytes] = []
-        self.duplicates = 0
+        self.duplicates = self.connections = 0
         if parsed := Position.parse(position):
             self.positions[parsed.key] = parsed
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Page]:
-        asked = ",".join([self.id, *map(str, self.positions.values())])
+        asked = ",".join([".".join(self.ids), *map(str, self.positions.values())])
+        self.connections += 1
         async with connect(f"{self.path}?resume={asked}") as self.client:
             yield self
 
@@ -80,7 +115,9 @@ class Page:
             line = line if isinstance(line, str) else line.decode()
             reached = Position.parse(line)
             if not found and reached is None:
-                self.id = line
+                assert re.fullmatch("[0-9a-f]{32}", line)
+                if line not in self.ids:
+                    self.ids = [*self.ids, line][-4:]
                 continue
             if reached is not None:
                 known = self.positions.get(reached.key)
@@ -91,6 +128,17 @@ class Page:
                     continue
             if found:
                 return rest  # type: ignore[no-any-return]
+
+    async def load(self) -> None:
+        """Get the state, as a page that is new, and the position and id after it."""
+        assert await self.next() == "state"
+        ids = self.ids
+        while self.ids == ids:
+            data: Any = await self.client.receive()
+            if reached := Position.parse(data):
+                self.positions[reached.key] = reached
+            else:
+                self.ids = [*self.ids, data][-4:]
 
     async def read(self, number: int) -> list[str | bytes]:
         return [await self.next() for _ in range(number)]
@@ -125,17 +173,49 @@ class Everything:
             self.assertEqual(await page.next(), "complete")
         self.assertEqual(page.duplicates, 0)
 
+    async def test_a_page_that_is_cut_off_before_it_has_its_state_gets_it_again(
+        self: Any,
+    ) -> None:
+        page = Page(f"/slow/{self.group}/")
+        async with page.connected():
+            await until_joined(self.group)
+            await apublish(self.group, "live")  # Before the state, which the page never gets.
+            self.assertEqual(await page.next(), "live")
+        async with page.connected():
+            await until_joined(self.group)
+            may_load.set()
+            self.assertEqual(await page.next(), "state")
+
+    async def test_a_socket_may_join_a_group_twice_at_once(self: Any) -> None:
+        async with Page(f"/twice/{self.group}/").connected() as page:
+            self.assertEqual(await page.next(), "[false,true]")
+
+    async def test_an_author_who_loses_connections_gets_no_own_message_back(self: Any) -> None:
+        page = Page(self.path)
+        async with page.connected():
+            await page.load()
+            await page.client.send_text("mine")
+            self.assertEqual(await page.next(), "said")
+        for _ in range(2):  # Lost before a join.
+            async with Page(f"/never/{self.group}/").connected():
+                pass
+        await apublish(self.group, "late", exclude=page.ids[-1])  # The old view's last words.
+        async with page.connected():
+            await apublish(self.group, "later", exclude=page.ids[-1])
+            await apublish(self.group, "another's")
+            self.assertEqual(sorted(map(str, await page.read(2))), ["another's", "complete"])
+
     async def test_a_quiet_group_can_be_resumed_too(self: Any) -> None:
         page = Page(self.path)
         async with page.connected():
-            self.assertEqual(await page.next(), "state")
+            await page.load()
         async with page.connected():
             self.assertEqual(await page.next(), "complete")
 
     async def test_three_hundred_messages_survive_connections_that_are_cut(self: Any) -> None:
         page, got = Page(self.path), list[Any]()
         async with page.connected():
-            await page.next()
+            await page.load()
 
         async def publish_all() -> None:
             for number in range(300):
@@ -249,7 +329,7 @@ class Everything:
     async def test_more_than_an_outbox_holds_is_not_resumed(self: Any) -> None:
         page = Page(self.path)
         async with page.connected():
-            await page.next()
+            await page.load()
         for _ in range(3):
             await apublish(self.group, "x" * 1000)
         with override_settings(WEBSOCKET_OUTBOX_SIZE=2500):
@@ -263,7 +343,7 @@ class Everything:
             with mock.patch("websocket.testing.ClientSocket", SlowClient):
                 connection = page.connected()
                 await connection.__aenter__()
-            await page.next()
+            await page.load()
             client: Any = page.client
             client.reads.clear()
             with self.assertLogs("django.websocket", "WARNING"):
@@ -379,7 +459,7 @@ class RedisTests(Everything, OnRedis):
     async def test_a_subscription_that_is_killed_under_load_loses_nothing(self) -> None:
         page, got = Page(self.path), list[Any]()
         async with page.connected():
-            await page.next()
+            await page.load()
         reading = asyncio.create_task(self.read_on(page, got, 300))
         with self.assertLogs("django.websocket", "ERROR"):
             async with self.redis_client() as client:
@@ -390,6 +470,7 @@ class RedisTests(Everything, OnRedis):
                     await asyncio.sleep(0.002)
             await asyncio.wait_for(reading, 30)
         self.assertEqual(got, [f"{number}" for number in range(300)])
+        self.assertEqual(page.connections, 2)  # It has noticed nothing.
 
     async def test_a_gap_is_closed_and_nobody_notices(self) -> None:
         async with connect(self.path) as client:
@@ -418,6 +499,119 @@ class RedisTests(Everything, OnRedis):
         hub.server.receive = receive
         hub.server.unsubscribe(group)
 
+    async def lose(self, hub: Any, *messages: str) -> None:
+        """Publish messages that get lost on their way from Redis."""
+        receive, hub.server.receive = hub.server.receive, lambda *arguments: None
+        for message in messages:
+            await apublish(self.group, message)
+        await self.until_received("probe", hub)
+        hub.server.receive = receive
+
+    async def test_a_join_while_a_gap_is_filled_loses_nothing(self) -> None:
+        page = Page(self.path)
+        async with page.connected():
+            await page.load()
+        async with connect(self.path) as client:
+            await client.receive()
+            hub: Any = get_hub()
+            await self.lose(hub, "lost")
+            hub.lost(self.group)
+            async with page.connected():
+                await apublish(self.group, "next")
+                got = await page.read(3)
+                self.assertEqual([one for one in got if one != "complete"], ["lost", "next"])
+            self.assertEqual([await client.receive() for _ in range(2)], ["lost", "next"])
+
+    async def test_nothing_is_delivered_after_a_gap_that_cannot_be_filled(self) -> None:
+        pages = [Page(self.path) for _ in range(20)]
+        async with AsyncExitStack() as stack:
+            for page in pages:
+                await stack.enter_async_context(page.connected())
+                await page.load()
+            hub: Any = get_hub()
+            inbox = await stack.enter_async_context(subscribe(self.group, positions=True))
+            await self.lose(hub, *(f"lost {number}" for number in range(120)))
+            for number in range(30):
+                await apublish(self.group, f"after {number}")
+            for page in pages:
+                with self.assertRaises(WebSocketDisconnect) as closed:
+                    await page.next()
+                self.assertEqual(closed.exception.code, 1012)
+            with self.assertRaises(MessagesMissed):
+                await anext(inbox)
+        async with pages[-1].connected():
+            self.assertEqual(await pages[-1].next(), "state")
+
+    async def test_a_message_on_its_way_when_the_last_member_leaves_is_not_kept_for_the_next(
+        self,
+    ) -> None:
+        page = Page(self.path)
+        async with page.connected():
+            await page.load()
+        hub: Any = get_hub()
+        hub.receive(self.group, b"1 00000000-1\nt\nstray")
+        self.assertEqual(hub.following.groups, {})
+        for number in range(3):
+            await apublish(self.group, f"{number}")
+        async with page.connected():
+            self.assertEqual(await page.read(4), ["0", "1", "2", "complete"])
+
+    async def test_messages_that_arrive_during_a_slow_read_are_numbered_right(self) -> None:
+        group = self.group.replace("kept.", "kept.few.")
+        page = Page(f"/room/{group}/")
+        async with page.connected():
+            await page.load()
+        await apublish(group, "0")
+        async with Page(f"/room/{group}/").connected() as other:
+            await other.load()
+            hub: Any = get_hub()
+            read = hub.following.read
+
+            async def read_slowly(*arguments: Any) -> Any:
+                stored = await read(*arguments)
+                for number in range(1, 6):
+                    await apublish(group, f"{number}")
+                    self.assertEqual(await other.next(), f"{number}")
+                return stored
+
+            with mock.patch.object(hub.following, "read", read_slowly):
+                async with page.connected():
+                    first = await page.next()
+                    for number in range(6, 12):
+                        await apublish(group, f"{number}")
+                    got: list[Any] = [first]
+                    while got[-1] != "11":
+                        got.append(await page.next())
+        told = [message for message in got if message not in ("state", "complete")]
+        self.assertIn(told, ([f"{n}" for n in range(12)], [f"{n}" for n in range(6, 12)]))
+        self.assertIn("state" if len(told) < 12 else "complete", got)
+
+    async def test_many_groups_are_filled_a_few_at_a_time_and_nobody_is_closed(self) -> None:
+        hub: Any = get_hub()
+        boxes = [Mailbox(hub) for _ in range(300)]
+        for number, box in enumerate(boxes):
+            await box.memberships.join(f"{self.group}.{number}")
+        for number in range(300):
+            hub.lost(f"{self.group}.{number}")
+        while hub.following.tasks:
+            await asyncio.sleep(0.01)
+        self.assertFalse(any(box.has_missed for box in boxes))
+        for box in boxes:
+            box.close()
+
+    async def test_a_redis_that_has_lost_its_last_messages_begins_anew(self) -> None:
+        page = Page(self.path)
+        async with page.connected():
+            await page.load()
+            await apublish(self.group, "one")
+            await page.next()
+        key = redis_key(self.group, "m")
+        async with self.redis_client() as client:
+            # As of another server, a replica that has taken over or an older dump.
+            await client.hset(key, "run", "another")
+        async with page.connected():
+            self.assertEqual(await page.next(), "state")
+
     async def test_members_are_closed_where_a_gap_cannot_be_closed(self) -> None:
         page = Page(self.path)
         async with page.connected(), connect(self.path) as other:
@@ -443,7 +637,7 @@ class RedisTests(Everything, OnRedis):
                 with self.assertRaises(MessagesMissed):
                     await anext(inbox)
 
-    async def test_a_thousand_pages_that_come_back_read_once(self) -> None:
+    async def test_a_thousand_pages_that_come_back_share_two_reads(self) -> None:
         before = Position.parse(await aposition(self.group))
         for number in range(20):
             await apublish(self.group, f"{number}")
@@ -456,7 +650,7 @@ class RedisTests(Everything, OnRedis):
             joins = (page.memberships.join(self.group) for page in pages)
             self.assertEqual(set(await asyncio.gather(*joins)), {True})
             after = (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
-        self.assertEqual(after - calls, 1)
+        self.assertLessEqual(after - calls, 2)
         self.assertEqual({len(page.waiting) for page in pages}, {20})
         for page in pages:
             page.close()

@@ -15,6 +15,13 @@ const FINAL_CODES = [1000, 1008, 3000, 3003];
 /** The most groups whose positions are sent when a connection is opened again. */
 const MAX_POSITIONS = 100;
 
+/** The sockets whose own messages are not wanted back: a lost one may have sent some. */
+const MAX_IDS = 4;
+
+/** What a server sends to a page that resumes: a group's position, and the id of the socket. */
+const POSITION = /^([0-9a-f]{8})\.([0-9a-f]{8})-([0-9]+)$/;
+const ID = /^[0-9a-f]{32}$/;
+
 /** A connection that lasted this long, in ms, was a good one: the next delay is a short one again. */
 const STABLE = 5_000;
 
@@ -33,8 +40,8 @@ const { CONNECTING, OPEN, CLOSING, CLOSED } = WebSocket;
  *   two connections, so that no message is lost in silence. Send from `open`, or look at
  *   `readyState` first.
  * - With `resume`, each connection begins where the last one ended: the messages of groups in
- *   WEBSOCKET_HISTORY that were published meanwhile come first, each exactly once and in order. The
- *   view knows whether that was possible, and otherwise sends the state anew. The position of a
+ *   WEBSOCKET_HISTORY that were published meanwhile come first, each exactly once and in order. If
+ *   that is not possible, `join()` returns False, and the view sends the state. The position of a
  *   message is its `lastEventId`.
  */
 export class ReconnectingWebSocket extends EventTarget {
@@ -65,8 +72,8 @@ export class ReconnectingWebSocket extends EventTarget {
   #maxDelay;
   #final;
   #resume;
-  /** The id of the last socket, and what has been received of each group: "<epoch>-<offset>". */
-  #id = "";
+  /** The ids of the last sockets, and what was received of each group: "<epoch>-<offset>". */
+  #ids = [];
   #positions = new Map();
   #binaryType = "blob";
   #socket = null;
@@ -174,7 +181,7 @@ export class ReconnectingWebSocket extends EventTarget {
     url.protocol = url.protocol.replace("http", "ws");
     if (this.#resume) {
       const positions = Array.from(this.#positions, ([key, place]) => `${key}.${place}`);
-      url.searchParams.set("resume", [this.#id, ...positions].join(","));
+      url.searchParams.set("resume", [this.#ids.join("."), ...positions].join(","));
     }
     const socket = new WebSocket(url, this.#protocols);
     socket.binaryType = this.#resume ? "arraybuffer" : this.#binaryType;
@@ -202,20 +209,27 @@ export class ReconnectingWebSocket extends EventTarget {
   #unmark({ data, origin }) {
     const isText = typeof data === "string";
     const end = isText ? data.indexOf("\n") : new Uint8Array(data).indexOf(10);
-    const line = isText ? data.slice(0, Math.max(end, 0)) : new TextDecoder().decode(data.slice(0, end));
-    if (end < 0) {
-      // Not a message: the position that a join has reached, or the id of this socket.
-      if (!this.#reach(data) && !data.includes(".")) this.#id = data;
+    const line = isText ? data.slice(0, Math.max(end, 0)) : new TextDecoder().decode(data.slice(0, Math.max(end, 0)));
+    if (end < 0 && POSITION.test(data)) {
+      this.#reach(data);
+    } else if (end < 0 && ID.test(data)) {
+      if (this.#ids.at(-1) !== data) this.#ids = [...this.#ids, data].slice(-MAX_IDS);
+    } else if (end < 0 || (line && !POSITION.test(line))) {
+      this.#pass(data, origin, ""); // Of a server that does not know `resume`.
     } else if (!line || this.#reach(line)) {
-      const rest = data.slice(end + 1);
-      const value = isText || this.#binaryType === "arraybuffer" ? rest : new Blob([rest]);
-      this.dispatchEvent(new MessageEvent("message", { data: value, origin, lastEventId: line }));
+      this.#pass(data.slice(end + 1), origin, line);
     }
+  }
+
+  #pass(data, origin, lastEventId) {
+    const isBlob = typeof data !== "string" && this.#binaryType === "blob";
+    const message = { data: isBlob ? new Blob([data]) : data, origin, lastEventId };
+    this.dispatchEvent(new MessageEvent("message", message));
   }
 
   /** Note a position, and return whether it is one, and is new. */
   #reach(position) {
-    const [, key, epoch, offset] = /^([0-9a-f]{8})\.([0-9a-f]{8})-([0-9]+)$/.exec(position) ?? [];
+    const [, key, epoch, offset] = POSITION.exec(position) ?? [];
     const [knownEpoch, knownOffset] = this.#positions.get(key)?.split("-") ?? [];
     if (!key || (epoch === knownEpoch && Number(offset) <= Number(knownOffset))) return false;
     this.#positions.delete(key); // The one that was used last comes last.
