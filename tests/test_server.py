@@ -150,7 +150,7 @@ def test_two_hundred_clients_are_served_at_once(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/nowhere/", "/ws/nowhere/", "/static/users/site.css", "/admin/", "/"]
+    "path", ["/nowhere/", "/ws/nowhere/", "/static/websocket/site.css", "/admin/", "/"]
 )
 def test_a_path_without_a_socket_refuses_the_handshake_with_404(server: Server, path: str) -> None:
     with pytest.raises(InvalidStatus) as refused, connect(server.ws + path):

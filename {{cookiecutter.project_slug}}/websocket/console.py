@@ -5,15 +5,24 @@ from __future__ import annotations
 import inspect
 import logging
 import secrets
+import time
 from collections.abc import Callable
+from http.client import responses
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.urls import get_script_prefix
+
+from websocket.counters import refusals
 
 logger = logging.getLogger("django.websocket")
+
+# A part of the page, so that the console needs nothing that serves static files.
+STYLESHEET = Path(__file__).parent / "static" / "websocket" / "site.css"
 
 
 def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> HttpResponse:
@@ -21,6 +30,8 @@ def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> Http
     accepts_html = "text/html" in request.META.get("HTTP_ACCEPT", "")
     if settings.DEBUG and request.method == "GET" and accepts_html:
         return render_console(request, view)
+    if settings.DEBUG and "HTTP_X_REFUSED_AFTER" in request.META:
+        return HttpResponse(refusal_of(request), content_type="text/plain")
     if request.META.get("HTTP_UPGRADE", "").lower() == "websocket":
         logger.warning(
             "A handshake arrived as a plain request: the server lacks WebSockets (install "
@@ -38,8 +49,10 @@ def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpRespon
     match = request.resolver_match
     context = {
         "docstring": inspect.cleandoc(view.__doc__ or ""),
+        "home": get_script_prefix(),
         "nonce": nonce,
         "route": match.route if match else "",
+        "stylesheet": STYLESHEET.read_text(encoding="utf-8"),
         "user": getattr(request, "user", None),
         "view": name_of(view),
     }
@@ -50,6 +63,19 @@ def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpRespon
         f"img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
     )
     return response
+
+
+def refusal_of(request: HttpRequest) -> str:
+    """Return the status of the handshake that this URL refused since the console began it.
+
+    Browsers do not tell it to their pages. The console says how many milliseconds ago it began.
+    """
+    milliseconds = request.META["HTTP_X_REFUSED_AFTER"]
+    since = time.monotonic() - (int(milliseconds) / 1000 if milliseconds.isdecimal() else 0)
+    for when, path, status in reversed(refusals):
+        if when >= since and path == request.path:
+            return f"{status} {responses.get(status, '')}".strip()
+    return ""
 
 
 def name_of(view: Callable[..., Any]) -> str:

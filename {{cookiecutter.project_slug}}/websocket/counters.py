@@ -1,12 +1,22 @@
-"""Counters of events since the process started, which websocket.metrics shows to monitors."""
+"""Counters of events since the process started, for monitors, and the last refusals."""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
+import time
+from collections import Counter, deque
 
 #: The events of this process, by name; `websocket.metrics` shows what each of them counts.
 counters: Counter[str] = Counter()
 
 #: Held while a number moves from an open socket to the counters, so that no reader misses it.
 lock = threading.Lock()
+
+#: The last refused handshakes: when it was, the path and the status. The console shows them.
+refusals: deque[tuple[float, str, int]] = deque(maxlen=100)
+
+
+def count_refusal(path: str, status: int) -> None:
+    """Count a refused handshake."""
+    counters[f"handshake {status}"] += 1
+    refusals.append((time.monotonic(), path, status))
