@@ -1,8 +1,10 @@
 """The pages and the reconnecting client in a real browser, Chromium, against real servers."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from conftest import edit, servers_of
@@ -205,6 +207,13 @@ def wall(page: Page):
     return page.get_by_role("log", name="Notes on the wall")
 
 
+def take_picture(page: Page, name: str, width: int, height: int) -> None:
+    """With SCREENSHOTS set, make a picture for the README."""
+    if os.environ.get("SCREENSHOTS"):
+        page.set_viewport_size({"width": width, "height": height})
+        page.screenshot(path=Path(__file__).parent.parent / "docs" / f"{name}.png", full_page=True)
+
+
 def say(page: Page, text: str) -> None:
     """Type a message and send it, with the keyboard alone."""
     page.get_by_role("textbox", name="Message").fill(text)
@@ -403,6 +412,7 @@ def test_two_windows_see_each_other_and_share_the_wall(walls, open_page):
         expect(page.locator("main img, b")).to_have_count(0)
         expect(wall(page).locator(".mine")).to_have_count(1)
     expect(one.get_by_role("textbox", name="Write on the wall")).to_have_value("")
+    take_picture(one, "index", 1280, 1000)
 
     other.close()
     expect(count).to_have_text("1")
@@ -627,23 +637,26 @@ def test_the_console_shows_the_frames_of_both_directions(obedient, open_page, co
     assert complaints == []
 
 
-def test_the_console_formats_json_and_changes_nothing_in_it(obedient, open_page):
-    page = open_page(f"{obedient.url}/ws/")
+def test_the_console_formats_json_and_changes_nothing_in_it(server, open_page):
+    page = open_page(f"{server.url}/ws/")
     page.get_by_role("button", name="Connect", exact=True).click()
     expect(state(page)).to_have_text("Connected")
-    text = '{"id": 12345678901234567890, "of": [1.0, {}, "a,{b"], "id": null}'
+    text = '{"id": 12345678901234567890, "teas": [{"name": "a, {b", "price": 4.50}], "more": {}}'
     say(page, text)
     lines = """{
   "id": 12345678901234567890,
-  "of": [
-    1.0,
-    {},
-    "a,{b"
+  "teas": [
+    {
+      "name": "a, {b",
+      "price": 4.50
+    }
   ],
-  "id": null
+  "more": {}
 }"""
     received = row(page, "received").locator(".text > :visible")
     expect(received).to_have_text(lines)
+    assert received.evaluate("(form) => form.textContent") == lines
+    take_picture(page, "console", 1000, 900)
     page.get_by_label("Format JSON").uncheck()
     expect(received).to_have_text(text)
 

@@ -22,6 +22,7 @@ from test_browser import (
     log,
     say,
     state,
+    take_picture,
 )
 
 # A test that is left out fails in CI: conftest.py sees to that.
@@ -152,14 +153,20 @@ def test_one_logs_in_from_the_index_page_and_is_back(server, open_page):
 
 def test_a_name_stands_once_above_what_one_says_in_a_row(server, enter):
     ada, grace = enter(server, "ada"), enter(server, "grace")
-    for page, text in ((ada, "One"), (ada, "Two"), (grace, "Three"), (ada, "Four")):
+    for page, text in (
+        (ada, "Good morning!"),
+        (ada, "Who is here?"),
+        (grace, "Me. Look above, beside the room's name."),
+        (ada, "There we are."),
+    ):
         say(page, text)
         expect(texts(grace).last).to_have_text(text)
     follows = log(grace).locator(".message.follows")
-    expect(follows.locator(".message-text")).to_have_text(["Two"])
+    expect(follows.locator(".message-text")).to_have_text(["Who is here?"])
     # A screen reader hears each name.
     expect(log(grace).locator(".message-user")).to_have_text(["ada", "ada", "grace", "ada"])
     expect(follows.locator(".message-user")).to_have_css("position", "absolute")
+    take_picture(grace, "chat", 1000, 640)
 
 
 def test_messages_stand_at_the_bottom_in_line_with_what_one_types(server, enter):
@@ -175,26 +182,35 @@ def test_messages_stand_at_the_bottom_in_line_with_what_one_types(server, enter)
     assert last["x"] + last["width"] == pytest.approx(send["x"] + send["width"])
 
 
-def test_the_room_shows_who_comes_and_after_a_while_who_has_gone(server, enter):
+def test_the_room_shows_who_comes_and_a_reload_is_neither_coming_nor_going(server, enter):
     ada = enter(server, "ada")
     expect(here(ada)).to_have_text(["ada"])
     grace = enter(server, "grace")
     expect(here(ada)).to_have_text(["ada", "grace"])
-    # A reload is neither: she is there all the time.
     ada.evaluate(
         """() => {
-            window.seen = [];
-            const list = document.getElementById("people");
-            new MutationObserver(() => seen.push(list.textContent))
-                .observe(list, { childList: true });
+            window.changes = 0;
+            new MutationObserver(() => { changes += 1 })
+                .observe(document.getElementById("people"), { childList: true });
         }"""
     )
     grace.reload()
-    expect(state(grace)).to_have_text("Connected")
     expect(here(grace)).to_have_text(["ada", "grace"])
+    say(grace, "Back")
+    expect(texts(ada)).to_have_text(["Back"])
+    assert ada.evaluate("changes") == 0
+
+
+def test_the_room_shows_who_has_gone(serve, workshop, env, enter):
+    presence = workshop.path / "websocket" / "groups" / "presence.py"
+    text = presence.read_text()
+    assert "RETURN: Final = 15.0" in text
+    edit(presence, text.replace("RETURN: Final = 15.0", "RETURN: Final = 0.1"))
+    server = serve(path=workshop.path, env=env)
+    ada, grace = enter(server, "ada"), enter(server, "grace")
+    expect(here(ada)).to_have_text(["ada", "grace"])
     grace.close()
     expect(here(ada)).to_have_text(["ada"])
-    assert ada.evaluate("seen") == ["ada"]
 
 
 def test_markup_shows_as_text(server, enter):

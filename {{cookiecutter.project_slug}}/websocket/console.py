@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from http.client import responses
 from pathlib import Path
@@ -30,8 +29,10 @@ def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> Http
     accepts_html = "text/html" in request.META.get("HTTP_ACCEPT", "")
     if settings.DEBUG and request.method == "GET" and accepts_html:
         return render_console(request, view)
-    if settings.DEBUG and "HTTP_X_REFUSED_AFTER" in request.META:
-        return HttpResponse(refusal_of(request), content_type="text/plain")
+    if settings.DEBUG and (number := request.META.get("HTTP_X_REFUSED_SINCE")):
+        response = HttpResponse(refusal_since(request, number), content_type="text/plain")
+        response["X-Refused"] = refusals[-1][0]
+        return response
     if request.META.get("HTTP_UPGRADE", "").lower() == "websocket":
         logger.warning(
             "A handshake arrived as a plain request: the server lacks WebSockets (install "
@@ -51,6 +52,7 @@ def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpRespon
         "docstring": inspect.cleandoc(view.__doc__ or ""),
         "home": get_script_prefix(),
         "nonce": nonce,
+        "refused": refusals[-1][0],
         "route": match.route if match else "",
         "stylesheet": STYLESHEET.read_text(encoding="utf-8"),
         "user": getattr(request, "user", None),
@@ -65,15 +67,14 @@ def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpRespon
     return response
 
 
-def refusal_of(request: HttpRequest) -> str:
-    """Return the status of the handshake that this URL refused since the console began it.
+def refusal_since(request: HttpRequest, number: str) -> str:
+    """Return how this URL has refused a handshake since the console knew of so many refusals.
 
-    Browsers do not tell it to their pages. The console says how many milliseconds ago it began.
+    Browsers do not tell it to their pages.
     """
-    milliseconds = request.META["HTTP_X_REFUSED_AFTER"]
-    since = time.monotonic() - (int(milliseconds) / 1000 if milliseconds.isdecimal() else 0)
-    for when, path, status in reversed(refusals):
-        if when >= since and path == request.path:
+    known = int(number) if number.isdecimal() else 0
+    for number_now, path, status in reversed(refusals):
+        if number_now > known and path == request.path:
             return f"{status} {responses.get(status, '')}".strip()
     return ""
 

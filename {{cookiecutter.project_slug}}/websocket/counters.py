@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter, deque
 
 #: The events of this process, by name; `websocket.metrics` shows what each of them counts.
@@ -12,11 +11,11 @@ counters: Counter[str] = Counter()
 #: Held while a number moves from an open socket to the counters, so that no reader misses it.
 lock = threading.Lock()
 
-#: The last refused handshakes: when it was, the path and the status. The console shows them.
-refusals: deque[tuple[float, str, int]] = deque(maxlen=100)
+#: The last refused handshakes: a number that only rises, the path and the status.
+refusals: deque[tuple[int, str, int]] = deque([(0, "", 0)], maxlen=100)
 
 
 def count_refusal(path: str, status: int) -> None:
     """Count a refused handshake."""
     counters[f"handshake {status}"] += 1
-    refusals.append((time.monotonic(), path, status))
+    refusals.append((refusals[-1][0] + 1, path, status))

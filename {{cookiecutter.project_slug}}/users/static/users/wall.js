@@ -108,6 +108,7 @@ socket.addEventListener("message", ({ data }) => {
 
 socket.addEventListener("close", () => {
   element("count").textContent = "–";
+  element("count-text").textContent = "The wall is not connected";
   element("people").replaceChildren();
   element("post").disabled = true;
 });
