@@ -18,6 +18,8 @@ from websockets.sync.client import ClientConnection, connect
 
 # Views that tell the log how their connections ended, and that end them themselves.
 GOODBYES = """
+from websocket.connection import WebSocketDisconnect
+
 
 async def listen(socket: WebSocket) -> None:
     await socket.accept()
@@ -96,8 +98,7 @@ def goodbyes(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A server whose project has the two views above."""
     copy = project.copy(tmp_path_factory.mktemp("goodbyes") / "project")
     views = copy.path / "users" / "views.py"
-    imports = ("import WebSocket\n", "import WebSocket, WebSocketDisconnect\n")
-    views.write_text(views.read_text().replace(*imports) + GOODBYES)
+    views.write_text(views.read_text() + GOODBYES)
     urls = copy.path / "project" / "urls.py"
     urls.write_text(
         urls.read_text()

@@ -22,4 +22,9 @@ class Note(models.Model):
 
     def as_event(self) -> dict[str, Any]:
         """Return what the pages show of this note."""
-        return {"author": self.author, "text": self.text, "posted_at": self.posted_at}
+        return {
+            "id": self.pk,
+            "author": self.author,
+            "text": self.text,
+            "posted_at": self.posted_at,
+        }

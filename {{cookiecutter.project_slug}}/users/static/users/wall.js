@@ -36,6 +36,8 @@ const handlers = {
 
   note(note) {
     const notes = element("notes");
+    // It may have been stored before the view read the last notes, and published after that.
+    if (notes.querySelector(`[data-id="${note.id}"]`)) return;
     // A screen reader reads out what is new; what was there before would have been too much.
     notes.setAttribute("aria-live", "polite");
     notes.append(noteOf(note));
@@ -44,8 +46,9 @@ const handlers = {
   },
 };
 
-function noteOf({ author, text, posted_at }) {
+function noteOf({ id, author, text, posted_at }) {
   const note = document.createElement("p");
+  note.dataset.id = id;
   note.className = author === me ? "message mine" : "message";
   const body = document.createElement("span");
   body.className = "message-text";
