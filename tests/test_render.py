@@ -82,6 +82,7 @@ users/models.py
 users/static/users/code.js
 users/static/users/favicon.svg
 users/static/users/index.js
+users/static/users/reasons.js
 users/static/users/wall.js
 users/templates/code.html
 users/templates/index.html

@@ -2,18 +2,11 @@
 
 import { ReconnectingWebSocket } from "../websocket/client.js";
 import { show } from "./code.js";
+import { reason } from "./reasons.js";
 
 const HELLO = "hello";
 const MAX_MESSAGES = 100;
 const MAX_AWAITED = 1_000;
-
-/** Why a connection was lost, by its close code. */
-const REASONS = {
-  1006: "The server does not answer. If it has stopped, its terminal says why.",
-  1011: "The view failed (1011). The server’s log has the traceback.",
-  1012: "The server restarts (1012).",
-  1013: "The server asks to come back later (1013).",
-};
 
 const element = (id) => document.getElementById(id);
 const socket = new ReconnectingWebSocket(document.body.dataset.echo);
@@ -104,7 +97,7 @@ socket.addEventListener("close", (event) => {
   if (socket.readyState === socket.CLOSED) {
     showState("closed", "Closed", [event.code, event.reason].join(" ").trim());
   } else {
-    element("toast").textContent = REASONS[event.code] ?? `The server closed (${event.code}).`;
+    element("toast").textContent = reason(event.code);
   }
 });
 

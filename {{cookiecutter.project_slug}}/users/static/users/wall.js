@@ -1,6 +1,7 @@
 /** The index page's wall: who is here, and the last notes. */
 
 import { ReconnectingWebSocket } from "../websocket/client.js";
+import { reason } from "./reasons.js";
 
 const MAX_DOTS = 24;
 const MAX_NOTES = 20;
@@ -109,9 +110,9 @@ socket.addEventListener("message", ({ data }) => {
   }
 });
 
-socket.addEventListener("close", () => {
+socket.addEventListener("close", ({ code }) => {
   element("count").textContent = "–";
-  element("count-text").textContent = "The wall is not connected";
+  element("count-text").textContent = reason(code);
   element("people").replaceChildren();
   element("post").disabled = true;
 });
