@@ -5,8 +5,9 @@ import threading
 import uuid
 from importlib.util import find_spec
 from typing import Any
-from unittest import mock, skipUnless
+from unittest import mock, skipIf, skipUnless
 
+import django
 from asgiref.sync import sync_to_async
 from django.test import TestCase, TransactionTestCase, override_settings
 
@@ -75,6 +76,7 @@ class RoomTests(TestCase):
         message = await sync_to_async(Message.objects.get)()
         self.assertEqual((message.room_id, message.user_id), (self.room.pk, self.ada.pk))
 
+    @skipIf(django.VERSION < (3, 2), "Older Djangos need the name of an AppConfig, not of an app.")
     async def test_all_in_the_room_see_who_is_there(self) -> None:
         async with connect(SOCKET, user=self.ada) as ada:
             here = {str(self.ada.pk): {"name": "ada"}}
