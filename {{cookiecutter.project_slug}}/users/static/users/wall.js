@@ -9,7 +9,7 @@ const MAX_LENGTH = 140;
 
 const element = (id) => document.getElementById(id);
 const socket = new ReconnectingWebSocket(document.body.dataset.wall);
-/** The aliases of those who are here, and the visitor's own. */
+/** The aliases of those who are here; the visitor's own is `me`, while there is a connection. */
 let here = new Set();
 let me = null;
 
@@ -41,9 +41,10 @@ const handlers = {
     if (notes.querySelector(`[data-id="${note.id}"]`)) return;
     // A screen reader reads out what is new; what was there before would have been too much.
     notes.setAttribute("aria-live", "polite");
+    const follow = notes.scrollHeight - notes.scrollTop - notes.clientHeight < 40;
     notes.append(noteOf(note));
     while (notes.children.length > MAX_NOTES) notes.firstChild.remove();
-    keepEnd();
+    if (follow) keepEnd();
   },
 };
 
@@ -79,6 +80,7 @@ function dot(alias, tag = "i") {
 }
 
 function showHere() {
+  if (me === null) return; // One's own coming may be told before the first message.
   const people = element("people");
   const aliases = [me, ...[...here].filter((alias) => alias !== me)].slice(0, MAX_DOTS);
   // Those who stay keep their dot: only a new one is animated.
@@ -113,6 +115,7 @@ socket.addEventListener("message", ({ data }) => {
 socket.addEventListener("close", ({ code }) => {
   element("count").textContent = "–";
   element("count-text").textContent = reason(code);
+  me = null;
   element("people").replaceChildren();
   element("post").disabled = true;
 });
