@@ -27,11 +27,15 @@ PRODUCTION = {
 
 # What a project's own views would do: they take the place of the template's echo.
 OBEDIENT_VIEWS = '''
+from django.http import Http404
+
 
 async def echo(socket):
     """Close as the client says ("close 1008 because"), refuse as its URL says, echo all else."""
     if "refuse" in socket.query_params:
         return await socket.close()
+    if "missing" in socket.query_params:
+        raise Http404
     await socket.accept(socket.subprotocols[0] if socket.subprotocols else None)
     if "close" in socket.query_params:
         return await socket.close(int(socket.query_params["close"]))
@@ -132,10 +136,12 @@ def note_complaints(page: Page, complaints: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(project):
-    """A server of the project as it is, for the tests that leave it as it is."""
+def server(project, tmp_path_factory):
+    """A server of the project as it is, for the tests that leave its files as they are."""
+    database = tmp_path_factory.mktemp("browser") / "db.sqlite3"
+    shutil.copy(project.path / "db.sqlite3", database)
     with servers_of(project) as serve:
-        yield serve()
+        yield serve(env={"DATABASE_URL": f"sqlite:///{database}"})
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +198,22 @@ def log(page: Page):
     return page.get_by_role("log")
 
 
+def echoed(page: Page):
+    """What the index page's echo has sent back, but for the hellos."""
+    return page.get_by_role("log", name="What came back")
+
+
+def wall(page: Page):
+    return page.get_by_role("log", name="Notes on the wall")
+
+
+def take_picture(page: Page, name: str, width: int, height: int) -> None:
+    """With SCREENSHOTS set, make a picture for the README."""
+    if os.environ.get("SCREENSHOTS"):
+        page.set_viewport_size({"width": width, "height": height})
+        page.screenshot(path=Path(__file__).parent.parent / "docs" / f"{name}.png", full_page=True)
+
+
 def say(page: Page, text: str) -> None:
     """Type a message and send it, with the keyboard alone."""
     page.get_by_role("textbox", name="Message").fill(text)
@@ -214,14 +236,12 @@ def test_the_page_shows_what_the_visitor_typed_as_text(server, open_page):
     page = open_page(server.url)
     expect(state(page)).to_have_text("Connected")
     say(page, "Hello from the browser!")
-    expect(log(page).locator("p")).to_have_count(1)
+    expect(echoed(page).locator("p")).to_have_count(1)
     say(page, NASTY)
-    expect(log(page).locator("p")).to_have_count(2)
-    expect(log(page).locator(".log-text").last).to_have_text(NASTY)
-    expect(page.locator("img, b")).to_have_count(0)
+    expect(echoed(page).locator("p")).to_have_count(2)
+    expect(echoed(page).locator(".log-text").last).to_have_text(NASTY)
+    expect(page.locator("main img, b")).to_have_count(0)
     expect(page.get_by_role("textbox", name="Message")).to_have_value("")
-    if os.environ.get("SCREENSHOTS"):
-        take_screenshot(page)
 
 
 def test_a_screen_reader_hears_what_the_visitor_typed_and_not_each_hello(server, open_page):
@@ -230,8 +250,12 @@ def test_a_screen_reader_hears_what_the_visitor_typed_and_not_each_hello(server,
     page.clock.run_for(3_000)
     expect(page.locator("#beat-count")).to_have_text("3")
     say(page, "hello")
-    expect(log(page).locator(".log-text")).to_have_text(["hello"])
-    assert page.locator("#beats").get_attribute("aria-hidden") == "true"
+    expect(echoed(page).locator(".log-text")).to_have_text(["hello"])
+    beats = page.locator("#beat-text, #beat-time, #beat-count")
+    expect(beats).to_have_count(3)
+    assert not beats.evaluate_all(
+        "beats => beats.some((beat) => beat.closest('[aria-live], [role=log], [role=status]'))"
+    )
 
 
 def test_the_log_keeps_the_last_hundred_messages(server, open_page):
@@ -239,10 +263,11 @@ def test_the_log_keeps_the_last_hundred_messages(server, open_page):
     expect(state(page)).to_have_text("Connected")
     for number in range(105):
         say(page, f"message {number}")
-    texts = log(page).locator(".log-text")
+    texts = echoed(page).locator(".log-text")
     expect(texts.last).to_have_text("message 104")
     expect(texts.first).to_have_text("message 5")
     expect(texts).to_have_count(100)
+    echoed(page).scroll_into_view_if_needed()
     expect(texts.last).to_be_in_viewport()
 
 
@@ -274,7 +299,17 @@ def test_the_page_is_connected_again_after_the_server_was_lost(serve, open_page,
     server.restart()
     expect(state(page)).to_have_text("Connected", timeout=90_000)
     say(page, "still here")
-    expect(log(page)).to_contain_text("still here")
+    expect(echoed(page)).to_contain_text("still here")
+
+
+def test_the_page_says_why_it_was_cut_off(obedient, open_page):
+    page = open_page(obedient.url, still=True)
+    expect(state(page)).to_have_text("Connected")
+    say(page, "close 1011 because")
+    expect(page.get_by_role("alert")).to_have_text(re.compile("log has the traceback"))
+    page.clock.run_for(1_000)
+    expect(state(page)).to_have_text("Connected")
+    expect(page.locator("#toast")).to_be_empty()
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 3000, 3003])
@@ -311,7 +346,131 @@ def test_an_edited_view_is_seen_without_a_restart_by_hand(serve, workshop, open_
     assert "send_message(message)" in text
     edit(views, text.replace("send_message(message)", "send_message(message.upper())"))
     expect(page.locator("#beat-text")).to_have_text("HELLO", timeout=90_000)
-    expect(log(page)).not_to_contain_text("HELLO")
+    expect(echoed(page)).not_to_contain_text("HELLO")
+    # The code beside it is what runs by now.
+    expect(code_of(page, "echo")).to_contain_text("send_message(message.upper())")
+    expect(code_of(page, "echo").locator(".keyword").first).to_have_text("async")
+    expect(page.locator(".changed summary > code")).to_have_text(["echo"])
+
+
+def code_of(page: Page, view: str):
+    return page.get_by_label(f"The code of {view}")
+
+
+def test_the_page_shows_the_code_of_what_is_beside_it(server, open_page):
+    page = open_page(server.url)
+    path = server.project.path / "users" / "views.py"
+    lines = path.read_text().splitlines()
+    for view in ("wall", "announce", "echo", "clock"):
+        shown = code_of(page, view).text_content()
+        assert f"def {view}(" in shown
+        start = int(page.locator(f"[data-line={view}]").text_content())
+        assert lines[start - 1 : start - 1 + shown.count("\n") + 1] == shown.splitlines()
+
+
+# --- the wall ----------------------------------------------------------------------------------
+
+
+def write(page: Page, text: str) -> None:
+    """Write on the wall, with the keyboard alone."""
+    page.get_by_role("textbox", name="Write on the wall").fill(text)
+    page.get_by_role("textbox", name="Write on the wall").press("Enter")
+
+
+def notes(page: Page):
+    return wall(page).locator(".message-text")
+
+
+@pytest.fixture
+def walls(serve, project, tmp_path) -> str:
+    """The URL of a server whose wall no other test writes on."""
+    database = shutil.copy(project.path / "db.sqlite3", tmp_path / "db.sqlite3")
+    return serve(env={"DATABASE_URL": f"sqlite:///{database}"}).url
+
+
+def test_two_windows_see_each_other_and_share_the_wall(walls, open_page):
+    one = open_page(walls)
+    count = one.locator("#count")
+    expect(count).to_have_text("1")
+    expect(notes(one)).to_have_count(0)
+    expect(one.locator("#people > .dot")).to_have_count(1)
+
+    with one.expect_popup() as popup:
+        one.get_by_role("link", name="Open a second window").click()
+    other = popup.value
+    for page in (one, other):
+        expect(page.locator("#count")).to_have_text("2")
+        expect(page.locator("#people > .dot")).to_have_count(2)
+        expect(page.locator("#people > .you")).to_have_count(1)
+
+    write(one, "Hello from the first window!")
+    write(other, NASTY)
+    texts = {"Hello from the first window!", NASTY}
+    for page in (one, other):
+        expect(notes(page)).to_have_count(2)
+        assert set(notes(page).all_text_contents()) == texts
+        expect(page.locator("main img, b")).to_have_count(0)
+        expect(wall(page).locator(".mine")).to_have_count(1)
+    expect(one.get_by_role("textbox", name="Write on the wall")).to_have_value("")
+    take_picture(one, "index", 1280, 1000)
+
+    other.close()
+    expect(count).to_have_text("1")
+    expect(one.locator("#people > .dot")).to_have_count(1)
+
+
+def test_a_note_has_at_most_140_characters_and_the_page_counts_them(walls, open_page):
+    page = open_page(walls)
+    expect(page.locator("#count")).to_have_text("1")
+    box = page.get_by_role("textbox", name="Write on the wall")
+    expect(box).to_have_accessible_description("140 characters left")
+    box.focus()
+    page.keyboard.insert_text("x" * 130)
+    expect(box).to_have_accessible_description("10 characters left")
+    page.keyboard.type("y" * 20)
+    expect(box).to_have_accessible_description("0 characters left")
+    box.press("Enter")
+    expect(notes(page)).to_have_text(["x" * 130 + "y" * 10])
+    # A browser counts this as two, and Python as one.
+    write(page, "\N{ROCKET}" * 70)
+    expect(notes(page).last).to_have_text("\N{ROCKET}" * 70)
+
+
+def test_the_page_shows_the_last_twenty_notes(serve, project, open_page, tmp_path):
+    database = shutil.copy(project.path / "db.sqlite3", tmp_path / "db.sqlite3")
+    env = {"DATABASE_URL": f"sqlite:///{database}"}
+    fill = (
+        "from users.models import Note\n"
+        "for n in range(20): Note.objects.create(author='abcdef', text=f'note {n}')"
+    )
+    project.run("manage.py", "shell", "-c", fill, env={**project.env, **env})
+    page = open_page(serve(env=env).url)
+    expect(notes(page)).to_have_count(20)
+    expect(notes(page).last).to_be_in_viewport()
+    expect(wall(page)).to_have_attribute("aria-live", "off")
+    write(page, "one more")
+    expect(notes(page).last).to_have_text("one more")
+    expect(notes(page).last).to_be_in_viewport()
+    expect(notes(page).first).to_have_text("note 1")
+    expect(notes(page)).to_have_count(20)
+    expect(wall(page)).to_have_attribute("aria-live", "polite")
+
+
+def test_who_writes_fast_is_slowed_down_and_loses_nothing(walls, open_page):
+    page = open_page(walls)
+    expect(page.locator("#count")).to_have_text("1")
+    page.evaluate(
+        """() => {
+            window.times = [];
+            new MutationObserver(() => times.push(performance.now()))
+                .observe(document.getElementById("notes"), { childList: true });
+        }"""
+    )
+    for text in ("one", "two", "three"):
+        write(page, text)
+    expect(notes(page)).to_have_text(["one", "two", "three"])
+    first, _, third = page.evaluate("times")
+    assert third - first > 1_800
 
 
 # --- how the pages look ------------------------------------------------------------------------
@@ -347,21 +506,60 @@ FAINT_TEXTS = """() => {
 }"""
 
 
+# What is smaller than a finger, of what can be pressed (WCAG 2.2, 2.5.5); links in text may be.
+SMALL_TARGETS = """() =>
+    [...document.querySelectorAll("a, button, input:not([type=hidden]), select, summary")]
+        .filter((element) => element.checkVisibility() && !element.matches("p > a:not(.button)"))
+        .map((element) => element.closest("label") ?? element)
+        .map((element) => [element.outerHTML, element.getBoundingClientRect()])
+        .filter(([, { width, height }]) => width < 43.9 || height < 43.9)
+        .map(([html]) => html)
+"""
+
+
 @pytest.mark.parametrize("look", LOOKS)
 def test_the_pages_fit_and_can_be_read_on(look, server, open_page, complaints):
     index = open_page(server.url, **LOOKS[look])
     console = open_page(f"{server.url}/ws/?{'x' * 200}", **LOOKS[look])
     console.get_by_role("button", name="Connect", exact=True).click()
-    for page in (index, console):
+    write(index, "x" * 140)
+    expect(notes(index).last).to_have_text("x" * 140)
+    for page, came_back in ((index, echoed(index)), (console, log(console))):
         expect(state(page)).to_have_text("Connected")
         say(page, "x" * 500)
-        expect(log(page)).to_contain_text("x" * 500)
+        expect(came_back).to_contain_text("x" * 500)
         scrolls = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
         assert not page.evaluate(scrolls)
         assert page.evaluate(FAINT_TEXTS) == []
+        assert page.evaluate(SMALL_TARGETS) == []
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 18)"
         assert dark == ("dark" in look)
     assert complaints == []
+
+
+@pytest.mark.parametrize("path", ["/", "/ws/"])
+def test_everything_on_the_page_is_reached_with_the_tab_key(path, server, open_page):
+    page = open_page(server.url + path)
+    if path == "/":
+        expect(page.get_by_role("button", name="Post")).to_be_enabled()
+    else:
+        page.get_by_role("button", name="Connect", exact=True).press("Enter")
+    expect(state(page)).to_have_text("Connected")
+    focusable = page.locator(":is(a, button, input, summary, [tabindex='0']):not(:disabled)")
+    focusable.first.focus()
+    for number, element in enumerate(focusable.all()):
+        if number:
+            page.keyboard.press("Tab")
+            # Where the focus is can be seen.
+            expect(element).to_have_css("outline-style", "solid")
+        expect(element).to_be_focused()
+
+
+def test_nothing_moves_for_those_who_want_it_still(server, open_page):
+    page = open_page(server.url, reduced_motion="reduce")
+    expect(page.locator("#people > .dot").first).to_be_visible()
+    page.locator("details").first.evaluate("(details) => details.classList.add('changed')")
+    assert page.evaluate("document.getAnimations().length") == 0
 
 
 # --- static files ------------------------------------------------------------------------------
@@ -379,10 +577,14 @@ def test_no_page_misses_a_file_in_development(server, open_page, complaints):
 def test_no_page_misses_a_file_in_production(production, open_page, complaints):
     page = open_page(production.url)
     expect(state(page)).to_have_text("Connected")
-    assert re.search(r"index\.\w{12}\.js$", page.locator("script").get_attribute("src"))
+    for script, name in zip(page.locator("script").all(), ("index", "wall"), strict=True):
+        assert re.search(rf"{name}\.\w{{12}}\.js$", script.get_attribute("src"))
     # There is no console in production, and so no link to it.
     links = page.get_by_role("navigation").get_by_role("link")
     expect(links).to_have_text([re.compile(name) for name in ("Chat", "Admin")])
+    # Nobody is shown the code.
+    expect(page.locator("#count")).not_to_have_text("–")
+    expect(page.locator("pre")).to_have_count(0)
     assert has_icon(page)
     login = open_page(f"{production.url}/admin/login/")
     assert has_rules(login)
@@ -426,7 +628,39 @@ def test_the_console_shows_the_frames_of_both_directions(obedient, open_page, co
     page.get_by_role("button", name="Disconnect").click()
     expect(state(page)).to_have_text("Closed")
     expect(row(page, "close")).to_contain_text("1000 normal closure")
+    # It is no error.
+    expect(row(page, "close")).to_have_class("event")
+    expect(state(page)).to_have_attribute("data-state", "ended")
+
+    page.get_by_role("button", name="Clear").click()
+    expect(log(page)).to_contain_text("Connect, and send a message.")
+    page.get_by_role("link", name="Home").click()
+    expect(page).to_have_url(f"{obedient.url}/")
     assert complaints == []
+
+
+def test_the_console_formats_json_and_changes_nothing_in_it(server, open_page):
+    page = open_page(f"{server.url}/ws/")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(state(page)).to_have_text("Connected")
+    text = '{"id": 12345678901234567890, "teas": [{"name": "a, {b", "price": 4.50}], "more": {}}'
+    say(page, text)
+    lines = """{
+  "id": 12345678901234567890,
+  "teas": [
+    {
+      "name": "a, {b",
+      "price": 4.50
+    }
+  ],
+  "more": {}
+}"""
+    received = row(page, "received").locator(".text > :visible")
+    expect(received).to_have_text(lines)
+    assert received.evaluate("(form) => form.textContent") == lines
+    take_picture(page, "console", 1000, 900)
+    page.get_by_label("Format JSON").uncheck()
+    expect(received).to_have_text(text)
 
 
 def test_the_console_says_why_the_server_closed(obedient, open_page):
@@ -435,15 +669,26 @@ def test_the_console_says_why_the_server_closed(obedient, open_page):
     expect(state(page)).to_have_text("Connected")
     say(page, "close 1008 not for you")
     expect(row(page, "close")).to_contain_text("1008 policy violation\nnot for you")
+    expect(row(page, "close")).to_have_class("lost")
+    expect(state(page)).to_have_attribute("data-state", "closed")
     page.get_by_role("button", name="Connect", exact=True).click()
     expect(state(page)).to_have_text("Connected")
 
 
-def test_the_console_says_where_to_look_after_a_refused_handshake(obedient, open_page):
-    page = open_page(f"{obedient.url}/ws/?refuse")
+def test_the_console_says_why_a_handshake_was_refused(obedient, open_page):
+    for query, status in (("refuse", "403 Forbidden"), ("missing", "404 Not Found")):
+        page = open_page(f"{obedient.url}/ws/?{query}")
+        page.get_by_role("button", name="Connect", exact=True).click()
+        expect(row(page, "close")).to_contain_text(f"The server refused the handshake: {status}")
+    expect(row(page, "close")).to_contain_text("The view found nothing for this URL.")
+
+
+def test_the_console_says_when_nobody_answers(serve, open_page):
+    server = serve()
+    page = open_page(f"{server.url}/ws/")
+    server.stop()
     page.get_by_role("button", name="Connect", exact=True).click()
-    expect(row(page, "close")).to_contain_text("The server refused the handshake")
-    expect(row(page, "close")).to_contain_text("the server's log")
+    expect(row(page, "close")).to_contain_text("The server does not answer.")
 
 
 def test_the_console_tells_of_a_view_that_accepts_no_subprotocol(server, open_page):
@@ -698,11 +943,3 @@ def test_a_listener_that_fails_does_not_keep_the_client_from_coming_back(client,
     client.wait_for_function("count('open') === 2")
     assert complaints == ["a bug in the page"]
     complaints.clear()
-
-
-def take_screenshot(page: Page) -> None:
-    """Make the picture in the README, with a minute of hellos on it."""
-    page.set_viewport_size({"width": 800, "height": 640})
-    expect(page.locator("#beat-count")).to_have_text("60", timeout=90_000)
-    page.get_by_role("textbox", name="Message").blur()
-    page.screenshot(path=Path(__file__).parent.parent / "docs" / "index.png", full_page=True)

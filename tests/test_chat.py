@@ -12,7 +12,18 @@ import test_browser
 from conftest import Project, Server, edit
 from playwright.sync_api import Locator, Page, expect
 from services import running_redis
-from test_browser import CHROMIUM, FAINT_TEXTS, LOOKS, NASTY, STRICT_MIDDLEWARE, log, say, state
+from test_browser import (
+    CHROMIUM,
+    FAINT_TEXTS,
+    LOOKS,
+    NASTY,
+    SMALL_TARGETS,
+    STRICT_MIDDLEWARE,
+    log,
+    say,
+    state,
+    take_picture,
+)
 
 # A test that is left out fails in CI: conftest.py sees to that.
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here.")
@@ -86,6 +97,10 @@ def box(page: Page) -> Locator:
     return page.get_by_role("textbox", name="Message")
 
 
+def here(page: Page) -> Locator:
+    return page.get_by_role("list", name="Who is here").get_by_role("listitem")
+
+
 def hurry(*pages: Page) -> None:
     """Come back now, and not after a while."""
     for page in pages:
@@ -114,6 +129,7 @@ def test_two_users_log_in_and_hear_and_see_each_other(server, open_page):
     for page in (ada, grace):
         expect(texts(page)).to_have_text(["Good morning!", "Good morning, ada!"])
         expect(log(page).locator(".message-user")).to_have_text(["ada", "grace"])
+        expect(here(page)).to_have_text(["ada", "grace"])
     expect(box(ada)).to_have_value("")
     expect(box(ada)).to_be_focused()
     box(grace).press_sequentially("We")
@@ -121,6 +137,80 @@ def test_two_users_log_in_and_hear_and_see_each_other(server, open_page):
     expect(grace.locator("#typing")).to_be_empty()
     say(grace, "Well?")
     expect(ada.locator("#typing")).to_be_empty()
+
+
+def test_one_logs_in_from_the_index_page_and_is_back(server, open_page):
+    page = open_page(server.url)
+    expect(page.locator("#who")).to_have_text("Anonymous")
+    page.get_by_role("link", name="Log in").click()
+    log_in(page, "grace")
+    expect(page).to_have_url(f"{server.url}/")
+    expect(page.locator("#who")).to_have_text("grace")
+    page.get_by_role("button", name="Log out").click()
+    expect(page).to_have_url(f"{server.url}/")
+    expect(page.locator("#who")).to_have_text("Anonymous")
+
+
+def test_a_name_stands_once_above_what_one_says_in_a_row(server, enter):
+    ada, grace = enter(server, "ada"), enter(server, "grace")
+    for page, text in (
+        (ada, "Good morning!"),
+        (ada, "Who is here?"),
+        (grace, "Me. Look above, beside the room's name."),
+        (ada, "There we are."),
+    ):
+        say(page, text)
+        expect(texts(grace).last).to_have_text(text)
+    follows = log(grace).locator(".message.follows")
+    expect(follows.locator(".message-text")).to_have_text(["Who is here?"])
+    # A screen reader hears each name.
+    expect(log(grace).locator(".message-user")).to_have_text(["ada", "ada", "grace", "ada"])
+    expect(follows.locator(".message-user")).to_have_css("position", "absolute")
+    take_picture(grace, "chat", 1000, 640)
+
+
+def test_messages_stand_at_the_bottom_in_line_with_what_one_types(server, enter):
+    ada, grace = enter(server, "ada"), enter(server, "grace")
+    say(grace, "Hello")
+    say(ada, "Hello, grace")
+    expect(texts(ada)).to_have_count(2)
+    first, last = (log(ada).locator(".message").nth(n).bounding_box() for n in (0, 1))
+    messages, field = log(ada).bounding_box(), box(ada).bounding_box()
+    send = ada.get_by_role("button", name="Send").bounding_box()
+    assert last["y"] + last["height"] == pytest.approx(messages["y"] + messages["height"])
+    assert first["x"] == pytest.approx(field["x"])
+    assert last["x"] + last["width"] == pytest.approx(send["x"] + send["width"])
+
+
+def test_the_room_shows_who_comes_and_a_reload_is_neither_coming_nor_going(server, enter):
+    ada = enter(server, "ada")
+    expect(here(ada)).to_have_text(["ada"])
+    grace = enter(server, "grace")
+    expect(here(ada)).to_have_text(["ada", "grace"])
+    ada.evaluate(
+        """() => {
+            window.changes = 0;
+            new MutationObserver(() => { changes += 1 })
+                .observe(document.getElementById("people"), { childList: true });
+        }"""
+    )
+    grace.reload()
+    expect(here(grace)).to_have_text(["ada", "grace"])
+    say(grace, "Back")
+    expect(texts(ada)).to_have_text(["Back"])
+    assert ada.evaluate("changes") == 0
+
+
+def test_the_room_shows_who_has_gone(serve, workshop, env, enter):
+    presence = workshop.path / "websocket" / "groups" / "presence.py"
+    text = presence.read_text()
+    assert "RETURN: Final = 15.0" in text
+    edit(presence, text.replace("RETURN: Final = 15.0", "RETURN: Final = 0.1"))
+    server = serve(path=workshop.path, env=env)
+    ada, grace = enter(server, "ada"), enter(server, "grace")
+    expect(here(ada)).to_have_text(["ada", "grace"])
+    grace.close()
+    expect(here(ada)).to_have_text(["ada"])
 
 
 def test_markup_shows_as_text(server, enter):
@@ -169,6 +259,7 @@ def test_one_who_is_logged_out_elsewhere_is_told_and_can_come_back(server, enter
     expect(ada.get_by_role("alert").filter(has_text="You are logged out.")).to_be_visible()
     expect(state(ada)).to_have_text("Logged out")
     expect(box(ada)).to_be_hidden()
+    expect(ada.get_by_role("button", name="Log out")).to_be_hidden()
     say(grace, "Is she gone?")
     ada.get_by_role("link", name="Log in again").click()
     log_in(ada, "ada")
@@ -231,6 +322,7 @@ def test_one_who_may_not_enter_any_more_is_told_so_and_not_of_a_logout(
         expect(state(grace)).to_have_text("No access")
         expect(grace.get_by_role("alert").filter(has_text="You may not enter")).to_be_visible()
         expect(grace.get_by_text("You are logged out.")).to_be_hidden()
+        expect(grace.get_by_role("button", name="Log out")).to_be_visible()
         expect(box(grace)).to_be_hidden()
 
 
@@ -356,6 +448,7 @@ def test_the_chats_pages_fit_and_can_be_read_on(look, server, enter, open_page):
         scrolls = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
         assert not page.evaluate(scrolls)
         assert page.evaluate(FAINT_TEXTS) == []
+        assert page.evaluate(SMALL_TARGETS) == []
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 18)"
         assert dark == ("dark" in look)
     # The page itself does not scroll: what one types and what was said last stay in sight.

@@ -38,7 +38,6 @@ chat/migrations/0002_lobby.py
 chat/migrations/__init__.py
 chat/models.py
 chat/signals.py
-chat/static/chat/chat.css
 chat/static/chat/room.js
 chat/templates/chat/base.html
 chat/templates/chat/login.html
@@ -77,12 +76,15 @@ users/__init__.py
 users/admin.py
 users/apps.py
 users/migrations/0001_initial.py
+users/migrations/0002_note.py
 users/migrations/__init__.py
 users/models.py
+users/static/users/code.js
 users/static/users/favicon.svg
-users/static/users/index.css
 users/static/users/index.js
-users/static/users/site.css
+users/static/users/reasons.js
+users/static/users/wall.js
+users/templates/code.html
 users/templates/index.html
 users/tests/__init__.py
 users/tests/test_admin.py
@@ -134,6 +136,7 @@ websocket/resume.py
 websocket/sessions.py
 websocket/state.py
 websocket/static/websocket/client.js
+websocket/static/websocket/site.css
 websocket/supervisor.py
 websocket/sweep.py
 websocket/templates/websocket/console.html

@@ -36,7 +36,7 @@ def test_it_serves_pages_static_files_and_sockets_and_says_where(workshop: Proje
         assert "System check identified no issues (0 silenced)." in log
         assert f"development server at http://127.0.0.1:{server.port}/" in log
         assert "Quit the server with CONTROL-C." in log
-        for path in ("/", "/static/users/site.css", "/static/admin/css/base.css"):
+        for path in ("/", "/static/websocket/site.css", "/static/admin/css/base.css"):
             with urllib.request.urlopen(server.url + path, timeout=10) as response:
                 assert response.status == 200
         # A browser sends localhost the cookies of all its ports.

@@ -18,6 +18,8 @@ from websockets.sync.client import ClientConnection, connect
 
 # Views that tell the log how their connections ended, and that end them themselves.
 GOODBYES = """
+from websocket.connection import WebSocketDisconnect
+
 
 async def listen(socket: WebSocket) -> None:
     await socket.accept()
@@ -96,8 +98,7 @@ def goodbyes(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A server whose project has the two views above."""
     copy = project.copy(tmp_path_factory.mktemp("goodbyes") / "project")
     views = copy.path / "users" / "views.py"
-    imports = ("import WebSocket\n", "import WebSocket, WebSocketDisconnect\n")
-    views.write_text(views.read_text().replace(*imports) + GOODBYES)
+    views.write_text(views.read_text() + GOODBYES)
     urls = copy.path / "project" / "urls.py"
     urls.write_text(
         urls.read_text()
@@ -150,7 +151,7 @@ def test_two_hundred_clients_are_served_at_once(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/nowhere/", "/ws/nowhere/", "/static/users/site.css", "/admin/", "/"]
+    "path", ["/nowhere/", "/ws/nowhere/", "/static/websocket/site.css", "/admin/", "/"]
 )
 def test_a_path_without_a_socket_refuses_the_handshake_with_404(server: Server, path: str) -> None:
     with pytest.raises(InvalidStatus) as refused, connect(server.ws + path):

@@ -1,4 +1,4 @@
-"""Remove deleted messages from every open page, wherever they are deleted."""
+"""Tell every open page of a room who comes and goes, and which messages are deleted."""
 
 import logging
 from typing import Any
@@ -8,7 +8,7 @@ from django.db.models.signals import post_delete
 from django.dispatch import receiver
 
 from chat.models import Message
-from websocket.groups import PublishError, publish
+from websocket.groups import PublishError, presence_changed, publish
 
 logger = logging.getLogger(__name__)
 
@@ -24,3 +24,9 @@ def take_off_pages(instance: Message, **kwargs: Any) -> None:
             logger.error("Open pages keep a deleted message: %s", error)
 
     transaction.on_commit(tell)
+
+
+@receiver(presence_changed)
+def tell_who_is_here(group: str, key: str, info: Any, joined: bool, **kwargs: Any) -> None:
+    if group.startswith("chat.room."):
+        publish(group, {"type": "joined" if joined else "left", "user_id": key, **info})

@@ -6,6 +6,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.db import IntegrityError
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.shortcuts import get_object_or_404
 from django.views.generic import DetailView, ListView
 
@@ -13,7 +14,7 @@ from chat.forms import MessageForm
 from chat.models import Message, Room
 from users.models import User
 from websocket.connection import InvalidMessage, WebSocket
-from websocket.groups import PublishError, apublish, publish
+from websocket.groups import PublishError, amembers, apublish, publish
 
 # The number of messages on the page at first, and the most that one event of the socket holds.
 HISTORY = 100
@@ -28,8 +29,17 @@ KEPT = 10_000
 
 
 class RoomsView(LoginRequiredMixin, ListView):
-    model = Room
+    """The rooms, each with what was said last."""
+
     template_name = "chat/rooms.html"
+
+    def get_queryset(self) -> QuerySet[Room]:
+        last = Message.objects.filter(room=OuterRef("pk")).order_by("-id")
+        return Room.objects.annotate(
+            last_text=Subquery(last.values("text")[:1]),
+            last_user=Subquery(last.values("user__username")[:1]),
+            last_sent_at=Subquery(last.values("sent_at")[:1]),
+        )
 
 
 class RoomView(LoginRequiredMixin, DetailView):
@@ -39,13 +49,14 @@ class RoomView(LoginRequiredMixin, DetailView):
 
 @login_required
 async def room_socket(socket: WebSocket, slug: str) -> None:
-    """Send the room's messages, old and new; store the client's own and tell the room."""
+    """Send who is here, and the room's messages; store the client's own and tell the room."""
     room = await sync_to_async(get_object_or_404)(Room, slug=slug)
     await socket.accept()
     try:
         # First join, then load: a message that is stored in between comes twice, and the page
         # drops the second. The other way round, it would not come at all.
-        await socket.join(room.group)
+        await socket.join(room.group, presence={"name": socket.user.get_username()})
+        await socket.send_json({"type": "here", "members": await amembers(room.group)})
         await send_history(socket, room)
         async for data in socket.iter_json():
             await handle(socket, room, data)

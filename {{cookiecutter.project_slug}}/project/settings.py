@@ -88,6 +88,10 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_REDIRECT_URL = "chat:rooms"
 LOGIN_URL = "chat:login"
 LOGOUT_REDIRECT_URL = "chat:login"
+# jinja: else
+# The admin has a login page, until the site has one of its own.
+LOGIN_REDIRECT_URL = "index"
+LOGIN_URL = "admin:login"
 # jinja: endif
 AUTH_USER_MODEL = "users.User"
 

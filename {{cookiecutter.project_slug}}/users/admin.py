@@ -1,13 +1,15 @@
-"""Users in the admin."""
+"""Users in the admin, and the notes on the index page's wall."""
 
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangosUserAdmin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from users.models import User
+from users.models import Note, User
 from websocket.auth import disconnect
 from websocket.groups import PublishError
+
+admin.site.register(Note)
 
 
 @admin.register(User)

@@ -6,14 +6,22 @@ import inspect
 import logging
 import secrets
 from collections.abc import Callable
+from http.client import responses
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.urls import get_script_prefix
+
+from websocket.counters import refusals
 
 logger = logging.getLogger("django.websocket")
+
+# A part of the page, so that the console needs nothing that serves static files.
+STYLESHEET = Path(__file__).parent / "static" / "websocket" / "site.css"
 
 
 def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> HttpResponse:
@@ -21,6 +29,10 @@ def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> Http
     accepts_html = "text/html" in request.META.get("HTTP_ACCEPT", "")
     if settings.DEBUG and request.method == "GET" and accepts_html:
         return render_console(request, view)
+    if settings.DEBUG and (number := request.META.get("HTTP_X_REFUSED_SINCE")):
+        response = HttpResponse(refusal_since(request, number), content_type="text/plain")
+        response["X-Refused"] = refusals[-1][0]
+        return response
     if request.META.get("HTTP_UPGRADE", "").lower() == "websocket":
         logger.warning(
             "A handshake arrived as a plain request: the server lacks WebSockets (install "
@@ -38,8 +50,11 @@ def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpRespon
     match = request.resolver_match
     context = {
         "docstring": inspect.cleandoc(view.__doc__ or ""),
+        "home": get_script_prefix(),
         "nonce": nonce,
+        "refused": refusals[-1][0],
         "route": match.route if match else "",
+        "stylesheet": STYLESHEET.read_text(encoding="utf-8"),
         "user": getattr(request, "user", None),
         "view": name_of(view),
     }
@@ -50,6 +65,18 @@ def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpRespon
         f"img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
     )
     return response
+
+
+def refusal_since(request: HttpRequest, number: str) -> str:
+    """Return how this URL has refused a handshake since the console knew of so many refusals.
+
+    Browsers do not tell it to their pages.
+    """
+    known = int(number) if number.isdecimal() else 0
+    for number_now, path, status in reversed(refusals):
+        if number_now > known and path == request.path:
+            return f"{status} {responses.get(status, '')}".strip()
+    return ""
 
 
 def name_of(view: Callable[..., Any]) -> str:

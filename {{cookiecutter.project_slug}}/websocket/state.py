@@ -13,7 +13,7 @@ from urllib.parse import quote
 from django.http import HttpRequest
 
 from websocket import conf, internals
-from websocket.counters import counters
+from websocket.counters import count_refusal, counters
 from websocket.inbox import Inbox
 from websocket.link import LINGER, Link
 from websocket.outbox import Outbox, begin
@@ -331,7 +331,7 @@ class Connection:
 
     def note_refusal(self, status: int) -> None:
         """Count and log that the handshake is refused."""
-        counters[f"handshake {status}"] += 1
+        count_refusal(self.path, status)
         self.log(f"refused: {status}", logging.WARNING if status >= 400 else logging.INFO)
 
     def log(self, what: str, level: int = logging.INFO) -> None:

@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 from django.test import TestCase, TransactionTestCase, override_settings
 
 from chat.models import Message, Room
+from chat.tests.test_room import next_event, read_history
 from users.models import User
 from websocket.testing import connect
 
@@ -29,6 +30,15 @@ class PageTests(TestCase):
         self.client.force_login(self.ada)
         self.assertContains(self.client.get("/chat/"), 'href="/chat/rooms/lobby/"')
         self.assertContains(self.client.get("/chat/rooms/lobby/"), "Lobby")
+
+    def test_a_room_is_listed_with_what_was_said_last(self) -> None:
+        room = Room.objects.get()
+        for text in ("First", "<b>Last</b>"):
+            Message.objects.create(room=room, user=self.ada, text=text)
+        self.client.force_login(self.ada)
+        response = self.client.get("/chat/")
+        self.assertContains(response, "ada: &lt;b&gt;Last&lt;/b&gt;")
+        self.assertNotContains(response, "First")
 
     def test_the_pages_are_for_those_who_are_logged_in(self) -> None:
         for page in ("/chat/", "/chat/rooms/lobby/"):
@@ -61,18 +71,18 @@ class FromElsewhereTests(TransactionTestCase):
         )
         await sync_to_async(self.client.force_login)(self.admin)
         async with connect("/chat/rooms/den/ws/", user=self.admin) as socket:
-            await socket.receive_json()
+            await read_history(socket)
             chosen = {"action": "delete_selected", "_selected_action": message.pk, "post": "yes"}
             await sync_to_async(self.client.post)("/admin/chat/message/", chosen)
-            event = await socket.receive_json()
+            event = await next_event(socket)
         self.assertEqual(event, {"type": "removed", "id": message.pk})
         self.assertFalse(await sync_to_async(Message.objects.exists)())
 
     async def test_the_command_announces_something_that_is_not_stored(self) -> None:
         async with connect("/chat/rooms/den/ws/", user=self.admin) as socket:
-            await socket.receive_json()
+            await read_history(socket)
             await sync_to_async(call_command)("announce", "den", "Back in five minutes")
-            event = await socket.receive_json()
+            event = await next_event(socket)
         self.assertEqual(event, {"type": "announcement", "text": "Back in five minutes"})
         self.assertFalse(await sync_to_async(Message.objects.exists)())
 

@@ -5,8 +5,9 @@ import threading
 import uuid
 from importlib.util import find_spec
 from typing import Any
-from unittest import mock, skipUnless
+from unittest import mock, skipIf, skipUnless
 
+import django
 from asgiref.sync import sync_to_async
 from django.test import TestCase, TransactionTestCase, override_settings
 
@@ -20,11 +21,25 @@ from websocket.testing import ClientSocket, HandshakeRefused, connect
 SOCKET = "/chat/rooms/den/ws/"
 
 
+async def next_event(socket: ClientSocket) -> Any:
+    """Return the next event that is not about who is here."""
+    while (event := await socket.receive_json())["type"] in ("here", "joined", "left"):
+        pass
+    return event
+
+
+async def next_of(socket: ClientSocket, kind: str) -> Any:
+    """Return the next event of this type."""
+    while (event := await socket.receive_json())["type"] != kind:
+        pass
+    return event
+
+
 async def read_history(socket: ClientSocket) -> list[str]:
     """Return the texts that a socket begins with."""
     texts = []
     while True:
-        event = await socket.receive_json()
+        event = await next_event(socket)
         assert event["type"] == "history"
         texts += [message["text"] for message in event["messages"]]
         if not event["more"]:
@@ -55,11 +70,22 @@ class RoomTests(TestCase):
             await read_history(grace)
             await say(ada, "Hello!")
             for socket in (ada, grace):
-                event = await socket.receive_json()
+                event = await next_event(socket)
                 self.assertEqual(event["type"], "message")
                 self.assertEqual((event["user"], event["text"]), ("ada", "Hello!"))
         message = await sync_to_async(Message.objects.get)()
         self.assertEqual((message.room_id, message.user_id), (self.room.pk, self.ada.pk))
+
+    @skipIf(django.VERSION < (3, 2), "Older Djangos need the name of an AppConfig, not of an app.")
+    async def test_all_in_the_room_see_who_is_there(self) -> None:
+        async with connect(SOCKET, user=self.ada) as ada:
+            here = {str(self.ada.pk): {"name": "ada"}}
+            self.assertEqual((await next_of(ada, "here"))["members"], here)
+            async with connect(SOCKET, user=self.grace) as grace:
+                here[str(self.grace.pk)] = {"name": "grace"}
+                self.assertEqual((await next_of(grace, "here"))["members"], here)
+                while (await next_of(ada, "joined"))["user_id"] != str(self.grace.pk):
+                    pass
 
     async def test_nobody_hears_what_is_said_in_another_room(self) -> None:
         await sync_to_async(Room.objects.create)(name="Attic", slug="attic")
@@ -71,7 +97,7 @@ class RoomTests(TestCase):
             await read_history(grace)
             await say(ada, "In the den")
             await say(grace, "In the attic")
-            self.assertEqual((await grace.receive_json())["text"], "In the attic")
+            self.assertEqual((await next_event(grace))["text"], "In the attic")
 
     async def test_the_last_messages_are_there_when_one_comes_in(self) -> None:
         await sync_to_async(self.stored)(*(str(number) for number in range(HISTORY + 5)))
@@ -98,7 +124,7 @@ class RoomTests(TestCase):
 
         with mock.patch("chat.views.last", load_slowly):
             async with connect(SOCKET, user=self.grace) as socket:
-                events = [await socket.receive_json() for _ in range(2)]
+                events = [await next_event(socket) for _ in range(2)]
                 # Over Redis, what is published may come after what is sent.
                 self.assertCountEqual([e["type"] for e in events], ["message", "history"])
 
@@ -108,14 +134,14 @@ class RoomTests(TestCase):
         await sync_to_async(gone.delete)()
         query = f"?first={first.pk}&after={last.pk}"
         async with connect(SOCKET + query, user=self.grace) as socket:
-            self.assertEqual(await socket.receive_json(), {"type": "kept", "ids": kept})
+            self.assertEqual(await next_event(socket), {"type": "kept", "ids": kept})
 
     async def test_nobody_can_ask_for_all_that_was_ever_said_at_once(self) -> None:
         _, *kept = await sync_to_async(self.stored)("first", "second", "third")
         with mock.patch("chat.views.KEPT", 2):
             async with connect(f"{SOCKET}?first=0&after={10**17}", user=self.grace) as socket:
                 ids = [message.pk for message in kept]
-                self.assertEqual(await socket.receive_json(), {"type": "kept", "ids": ids})
+                self.assertEqual(await next_event(socket), {"type": "kept", "ids": ids})
 
     async def test_an_after_that_is_no_id_is_as_good_as_none(self) -> None:
         await sync_to_async(self.stored)("hello")
@@ -128,9 +154,9 @@ class RoomTests(TestCase):
         async with connect(SOCKET, user=self.ada) as socket:
             await read_history(socket)
             await say(socket, "Once", key)
-            self.assertEqual((await socket.receive_json())["key"], key)
+            self.assertEqual((await next_event(socket))["key"], key)
             await say(socket, "Once", key)
-            event = await socket.receive_json()
+            event = await next_event(socket)
         self.assertEqual(event["errors"]["key"][0]["code"], "unique")
         self.assertEqual(await sync_to_async(Message.objects.count)(), 1)
 
@@ -141,18 +167,18 @@ class RoomTests(TestCase):
             await read_history(grace)
             for text, code in refusals.items():
                 await say(ada, text)
-                event = await ada.receive_json()
+                event = await next_event(ada)
                 self.assertEqual(event["type"], "errors")
                 self.assertEqual(event["errors"]["text"][0]["code"], code)
             await say(ada, "At last")
-            self.assertEqual((await grace.receive_json())["text"], "At last")
+            self.assertEqual((await next_event(grace))["text"], "At last")
         self.assertEqual(await sync_to_async(Message.objects.count)(), 1)
 
     async def test_half_a_surrogate_pair_does_no_harm(self) -> None:
         async with connect(SOCKET, user=self.ada) as socket:
             await read_history(socket)
             await say(socket, "\ud83d!")
-            self.assertEqual((await socket.receive_json())["text"], "?!")
+            self.assertEqual((await next_event(socket))["text"], "?!")
 
     async def test_a_typing_hint_reaches_the_others_and_is_not_stored(self) -> None:
         async with connect(SOCKET, user=self.ada) as ada, connect(SOCKET, user=self.grace) as grace:
@@ -161,8 +187,8 @@ class RoomTests(TestCase):
             await ada.send_json({"type": "typing"})
             await say(ada, "Done")
             hint = {"type": "typing", "user": "ada", "user_id": self.ada.pk}
-            self.assertEqual(await grace.receive_json(), hint)
-            self.assertEqual((await ada.receive_json())["type"], "message")
+            self.assertEqual(await next_event(grace), hint)
+            self.assertEqual((await next_event(ada))["type"], "message")
         self.assertEqual(await sync_to_async(Message.objects.count)(), 1)
 
     async def test_what_is_no_message_of_the_page_closes_its_socket(self) -> None:
@@ -235,7 +261,7 @@ class CommittedTests(TransactionTestCase):
             await read_history(socket)
             with mock.patch.object(MessageForm, "save", store_and_save):
                 await say(socket, "Once", key)
-                event = await socket.receive_json()
+                event = await next_event(socket)
         self.assertEqual(event["errors"]["key"][0]["code"], "unique")
         self.assertEqual(await sync_to_async(Message.objects.count)(), 1)
 
@@ -259,14 +285,14 @@ class CommittedTests(TransactionTestCase):
                 task = asyncio.ensure_future(store(self.room, self.ada, data))
                 await asyncio.wait([task])
             self.assertTrue(task.cancelled())
-            self.assertEqual((await socket.receive_json())["text"], "Bye!")
+            self.assertEqual((await next_event(socket))["text"], "Bye!")
 
     async def test_a_user_who_was_renamed_speaks_under_the_new_name(self) -> None:
         async with connect(SOCKET, user=self.ada) as socket:
             await read_history(socket)
             await sync_to_async(User.objects.filter(pk=self.ada.pk).update)(username="ada.lovelace")
             await say(socket, "Hello!")
-            event = await socket.receive_json()
+            event = await next_event(socket)
         self.assertEqual((event["user"], event["user_id"]), ("ada.lovelace", self.ada.pk))
 
 

@@ -1,16 +1,22 @@
 import datetime
-from unittest import mock
+import inspect
+import time
+from importlib.util import find_spec
+from typing import Any
+from unittest import mock, skipUnless
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.shortcuts import resolve_url
 from django.test import SimpleTestCase, TestCase, override_settings
 from django.urls import reverse
 from django.utils.html import escape
 
-from users.models import User
+from users import views
+from users.models import Note, User
 from websocket import sweep
-from websocket.testing import connect
+from websocket.testing import ClientSocket, connect
 
 
 class IndexTests(SimpleTestCase):
@@ -25,6 +31,115 @@ class IndexTests(SimpleTestCase):
         self.assertContains(response, escape(settings.PROJECT_NAME))
         self.assertContains(response, f'"{reverse("echo")}"')
         self.assertContains(response, f'"{reverse("clock")}"')
+        self.assertContains(response, f'"{reverse("wall")}"')
+
+    def test_the_page_shows_the_code_of_its_sockets_while_debug_is_on(self):
+        code = escape(inspect.getsource(views.echo).rstrip())
+        self.assertNotContains(self.client.get(reverse("index")), code)
+        with override_settings(DEBUG=True):
+            self.assertContains(self.client.get(reverse("index")), code)
+
+    def test_the_page_leads_to_the_login_and_back(self):
+        login = f'{resolve_url(settings.LOGIN_URL)}?next={reverse("index")}"'
+        self.assertContains(self.client.get(reverse("index")), login)
+
+
+class LoggedInTests(TestCase):
+    def test_one_who_is_logged_in_can_log_out_and_is_back(self):
+        self.client.force_login(get_user_model().objects.create_user("ada"))
+        response = self.client.get(reverse("index"))
+        self.assertContains(response, f'action="{reverse("logout")}"')
+        self.assertRedirects(self.client.post(reverse("logout")), reverse("index"))
+        self.assertNotContains(self.client.get(reverse("index")), "Log out")
+
+
+async def next_event(socket: ClientSocket, *names: str) -> Any:
+    """Return the next of the wall's events that has one of these names."""
+    while not set(names) & set(event := await socket.receive_json()):
+        pass
+    return event
+
+
+class WallTests(TestCase):
+    user: User
+
+    @classmethod
+    def setUpTestData(cls):
+        cls.user = get_user_model().objects.create_user("ada")
+
+    async def test_all_who_look_read_what_one_writes(self):
+        async with connect(reverse("wall")) as one, connect(reverse("wall")) as other:
+            author = (await next_event(one, "me"))["me"]
+            await next_event(other, "me")
+            await one.send_text("<b>Hello</b>")
+            for socket in (one, other):
+                note = (await next_event(socket, "note"))["note"]
+                self.assertEqual((note["text"], note["author"]), ("<b>Hello</b>", author))
+        async with connect(reverse("wall")) as late:
+            notes = (await next_event(late, "me"))["notes"]
+            self.assertEqual([note["text"] for note in notes], ["<b>Hello</b>"])
+
+    async def test_the_wall_knows_who_is_here(self):
+        async with connect(reverse("wall")) as one:
+            first = await next_event(one, "me")
+            self.assertEqual(first["here"], [first["me"]])
+            async with connect(reverse("wall")) as other:
+                second = await next_event(other, "me")
+                self.assertCountEqual(second["here"], [first["me"], second["me"]])
+                while (await next_event(one, "joined"))["joined"] != second["me"]:
+                    pass
+            self.assertEqual((await next_event(one, "left"))["left"], second["me"])
+
+    async def test_two_windows_of_a_user_are_one_visitor_whose_name_stays_hidden(self):
+        async with (
+            connect(reverse("wall"), user=self.user) as one,
+            connect(reverse("wall"), user=self.user) as other,
+        ):
+            me = (await next_event(one, "me"))["me"]
+            self.assertEqual((await next_event(other, "me"))["here"], [me])
+            self.assertNotIn(me, (str(self.user.pk), self.user.username))
+
+    async def test_a_note_has_1_to_140_characters(self):
+        for text in ("", " ", "x" * 141):
+            async with connect(reverse("wall")) as socket:
+                await socket.send_text(text)
+                self.assertEqual(await socket.wait_closed(), 1003)
+                self.assertEqual(socket.close_reason, "Send 1 to 140 characters.")
+        async with connect(reverse("wall")) as socket:
+            await socket.send_text("x" * 140)
+            note = (await next_event(socket, "note"))["note"]
+            self.assertEqual(note["text"], "x" * 140)
+
+    async def test_a_nul_character_does_no_harm(self):
+        async with connect(reverse("wall")) as socket:
+            await socket.send_text("a\0b")
+            self.assertEqual((await next_event(socket, "note"))["note"]["text"], "ab")
+
+    async def test_the_wall_holds_the_last_twenty_notes(self):
+        for number in range(25):
+            await views.post("abcdef", str(number))
+        async with connect(reverse("wall")) as socket:
+            notes = (await next_event(socket, "me"))["notes"]
+        self.assertEqual([note["text"] for note in notes], [str(n) for n in range(5, 25)])
+        self.assertEqual(await sync_to_async(Note.objects.count)(), 20)
+
+    async def test_a_socket_writes_one_note_a_second_and_is_still_told_of_the_others(self):
+        async with connect(reverse("wall")) as fast, connect(reverse("wall")) as other:
+            start = time.monotonic()
+            for text in ("first", "second"):
+                await fast.send_text(text)
+            self.assertEqual((await next_event(fast, "note"))["note"]["text"], "first")
+            await other.send_text("from elsewhere")
+            self.assertEqual((await next_event(fast, "note"))["note"]["text"], "from elsewhere")
+            self.assertEqual((await next_event(fast, "note"))["note"]["text"], "second")
+            self.assertGreaterEqual(time.monotonic() - start, 1)
+
+    @skipUnless(find_spec("redis"), "needs pip install -e '.[redis]'")
+    @override_settings(WEBSOCKET_REDIS_TIMEOUT=0.1, WEBSOCKET_REDIS_URL="redis://127.0.0.1:1")
+    async def test_while_redis_is_away_the_page_is_to_come_back_later(self):
+        with self.assertLogs("django.websocket", "ERROR"), self.assertNoLogs("django.request"):
+            async with connect(reverse("wall")) as socket:
+                self.assertEqual(await socket.wait_closed(), 1013)
 
 
 class EchoTests(SimpleTestCase):

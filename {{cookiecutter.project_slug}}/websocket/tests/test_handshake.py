@@ -35,7 +35,7 @@ from django.utils.decorators import (
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
-from websocket.counters import counters
+from websocket.counters import count_refusal, counters
 from websocket.handshake import get_handler
 from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import CONNECT, Server, connect_to, serving
@@ -1167,6 +1167,27 @@ class PlainRequestTests(SimpleTestCase):
         nonce = response.context["nonce"]
         self.assertIn(f"script-src 'nonce-{nonce}'", response["Content-Security-Policy"])
         self.assertContains(response, f'nonce="{nonce}"')
+        # A project that serves no static files sees the console as it is meant to be.
+        self.assertContains(response, ".console {")
+        self.assertNotContains(response, "/static/")
+
+    @override_settings(DEBUG=True)
+    def test_the_console_can_ask_why_a_handshake_was_refused(self):
+        def ask(path, since):
+            response = self.client.get(path, HTTP_X_REFUSED_SINCE=since)
+            return response.content.decode(), response["X-Refused"]
+
+        _, known = ask("/ws/", "0")
+        count_refusal("/ws/", 404)
+        count_refusal("/elsewhere/", 403)
+        why, now = ask("/ws/", known)
+        self.assertEqual(why, "404 Not Found")
+        self.assertEqual(ask("/ws/", now), ("", now))
+        self.assertEqual(ask("/ws/", "x")[0], "404 Not Found")
+
+    def test_nobody_else_can(self):
+        response = self.client.get("/ws/", HTTP_X_REFUSED_SINCE="0")
+        self.assertEqual(response.status_code, 426)
 
     @override_settings(DEBUG=True)
     def test_what_is_no_browser_gets_none(self):

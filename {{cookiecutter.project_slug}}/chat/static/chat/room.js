@@ -1,4 +1,4 @@
-/** A room's page: shows what is said, in the order of its ids, and says what the visitor types. */
+/** A room's page: shows who is there and what is said, and says what the visitor types. */
 
 import { ReconnectingWebSocket } from "../websocket/client.js";
 
@@ -22,6 +22,8 @@ const pending = new Map();
 let hinted = -Infinity;
 let atEnd = true;
 const typing = new Map();
+/** Who is in the room: names, by the users' ids. */
+const here = new Map();
 
 const socket = new ReconnectingWebSocket(() => {
   askedAfter = after;
@@ -38,6 +40,22 @@ function shown() {
 }
 
 const handlers = {
+  here({ members }) {
+    here.clear();
+    for (const [user_id, { name }] of Object.entries(members)) here.set(user_id, name);
+    showHere();
+  },
+
+  joined({ user_id, name }) {
+    here.set(user_id, name);
+    showHere();
+  },
+
+  left({ user_id }) {
+    here.delete(user_id);
+    showHere();
+  },
+
   history({ messages, more }) {
     messages.forEach(show);
     keepEnd();
@@ -58,12 +76,12 @@ const handlers = {
     const there = new Set(ids);
     for (const item of shown()) {
       const id = Number(item.dataset.id);
-      if (id <= askedAfter && !there.has(id)) item.remove();
+      if (id <= askedAfter && !there.has(id)) remove(item);
     }
   },
 
   removed({ id }) {
-    log.querySelector(`[data-id="${id}"]`)?.remove();
+    remove(log.querySelector(`[data-id="${id}"]`));
   },
 
   announcement({ text }) {
@@ -91,20 +109,53 @@ const handlers = {
 
 /** Put a message in its place, unless it is there. */
 function show(message) {
-  const { id, key, user, text, sent_at } = message;
+  const { id, key, user, user_id, text, sent_at } = message;
   pending.delete(key);
   if (log.querySelector(`[data-id="${id}"]`)) return;
   const item = document.createElement("article");
   item.className = isMine(message) ? "message mine" : "message";
   item.dataset.id = id;
+  item.dataset.user = user_id;
   const time = document.createElement("time");
   time.dateTime = sent_at;
   time.textContent = when(new Date(sent_at));
-  item.append(span("message-user", user), time, span("message-text", text));
+  item.append(colour(span("message-user dot", user), user_id), span("message-text", text), time);
   let before = log.lastElementChild;
   while (before && Number(before.dataset.id) > id) before = before.previousElementSibling;
   if (before) before.after(item);
   else log.prepend(item);
+  group(item);
+  group(item.nextElementSibling);
+}
+
+function remove(item) {
+  const next = item?.nextElementSibling;
+  item?.remove();
+  group(next);
+}
+
+/** Of what one user says in a row, the first message alone shows the name. */
+function group(item) {
+  const { user } = item?.previousElementSibling?.dataset ?? {};
+  item?.classList.toggle("follows", user !== undefined && user === item.dataset.user);
+}
+
+/** Give each user another colour than the next one has. */
+function colour(item, user_id) {
+  let number = 0;
+  for (const char of String(user_id)) number = (number * 31 + char.charCodeAt(0)) % 9973;
+  item.style.setProperty("--hue", Math.round(number * 137.5) % 360);
+  return item;
+}
+
+function showHere() {
+  const items = [...here].sort(([, a], [, b]) => a.localeCompare(b)).map(([user_id, name]) => {
+    const item = document.createElement("li");
+    item.className = "dot";
+    item.textContent = name;
+    return colour(item, user_id);
+  });
+  element("people").replaceChildren(...items);
 }
 
 function span(className, text) {
@@ -177,6 +228,7 @@ function end(state, explanation) {
   showState("closed", state);
   element(explanation).hidden = false;
   element("form").hidden = true;
+  element("account").hidden = explanation === "logged-out";
 }
 
 log.addEventListener("scroll", () => {
@@ -192,6 +244,8 @@ socket.addEventListener("message", ({ data }) => {
 socket.addEventListener("close", ({ code, reason }) => {
   live = false;
   for (const user of [...typing.keys()]) stopTyping(user);
+  here.clear();
+  showHere();
   // Too big, or too much for the server: sent again, it would be so again.
   if ([1009, 1011].includes(code)) {
     pending.forEach((text, key) => giveBack(key, "This could not be sent."));

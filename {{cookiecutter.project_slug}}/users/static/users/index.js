@@ -1,9 +1,10 @@
-/** The index page: shows the server's clock, and what comes back of what it sends. */
+/** The index page: the echo and the clock, the state of the connection, and the code of the views. */
 
 import { ReconnectingWebSocket } from "../websocket/client.js";
+import { show } from "./code.js";
+import { reason } from "./reasons.js";
 
 const HELLO = "hello";
-const MAX_BEATS = 120;
 const MAX_MESSAGES = 100;
 const MAX_AWAITED = 1_000;
 
@@ -11,14 +12,15 @@ const element = (id) => document.getElementById(id);
 const socket = new ReconnectingWebSocket(document.body.dataset.echo);
 const clock = new ReconnectingWebSocket(document.body.dataset.clock);
 
-/** What was sent and has not come back yet; a hello has a bar in the picture. */
+/** What was sent and has not come back yet. */
 let awaited = [];
 let helloCount = 0;
 let retryTime = null;
+let wasConnected = false;
 
-function send(text, more) {
+function send(text, isHello) {
   socket.send(text);
-  awaited.push({ text, time: performance.now(), ...more });
+  awaited.push({ text, isHello, time: performance.now() });
   if (awaited.length > MAX_AWAITED) awaited.shift();
 }
 
@@ -39,15 +41,11 @@ function showState(state, word, detail = "") {
   element("send").disabled = state !== "connected";
 }
 
-function showHello(sent, text, milliseconds) {
+function showHello(text, milliseconds) {
   helloCount += 1;
   element("beat-text").textContent = text;
   element("beat-count").textContent = helloCount.toLocaleString();
   element("beat-time").textContent = duration(milliseconds);
-  sent.bar.classList.add("back");
-  // From 0.1 ms to 100 ms, each factor of ten a third of the height.
-  const share = (Math.log10(milliseconds) + 1) / 3;
-  sent.bar.style.height = `${Math.min(1, Math.max(0.1, share)) * 100}%`;
 }
 
 function showMessage(text, milliseconds) {
@@ -59,8 +57,7 @@ function showMessage(text, milliseconds) {
   body.textContent = text;
   const meta = document.createElement("span");
   meta.className = "log-meta";
-  const time = new Date().toLocaleTimeString();
-  meta.textContent = milliseconds === undefined ? time : `${duration(milliseconds)} · ${time}`;
+  meta.textContent = milliseconds === undefined ? "" : duration(milliseconds);
   message.append(body, meta);
   log.append(message);
   if (log.children.length > MAX_MESSAGES) log.firstChild.remove();
@@ -69,13 +66,6 @@ function showMessage(text, milliseconds) {
 
 function duration(milliseconds) {
   return `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
-}
-
-function hello() {
-  const bar = document.createElement("i");
-  element("beats").append(bar);
-  if (element("beats").children.length > MAX_BEATS) element("beats").firstChild.remove();
-  if (socket.readyState === socket.OPEN) send(HELLO, { bar });
 }
 
 function showCountdown() {
@@ -87,13 +77,17 @@ function showCountdown() {
 socket.addEventListener("open", () => {
   retryTime = null;
   showState("connected", "Connected");
+  element("toast").textContent = "";
+  // If the server is away again, the next connection shows it.
+  if (wasConnected) show().catch(() => {});
+  wasConnected = true;
 });
 
 socket.addEventListener("message", ({ data }) => {
   const text = typeof data === "string" ? data : `${data.size} bytes`;
   const sent = takeAwaited(text);
   const milliseconds = sent ? performance.now() - sent.time : undefined;
-  if (sent?.bar) showHello(sent, text, milliseconds);
+  if (sent?.isHello) showHello(text, milliseconds);
   else showMessage(text, milliseconds);
 });
 
@@ -102,6 +96,8 @@ socket.addEventListener("close", (event) => {
   retryTime = null;
   if (socket.readyState === socket.CLOSED) {
     showState("closed", "Closed", [event.code, event.reason].join(" ").trim());
+  } else {
+    element("toast").textContent = reason(event.code);
   }
 });
 
@@ -129,6 +125,6 @@ element("form").addEventListener("submit", (event) => {
 });
 
 setInterval(() => {
-  hello();
+  if (socket.readyState === socket.OPEN) send(HELLO, true);
   showCountdown();
 }, 1000);
