@@ -113,6 +113,7 @@ websocket/outbox.py
 websocket/pending.py
 websocket/protocol.py
 websocket/refusal.py
+websocket/routes.py
 websocket/state.py
 websocket/static/websocket/client.js
 websocket/supervisor.py

@@ -21,7 +21,7 @@ def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> Http
     accepts_html = "text/html" in request.META.get("HTTP_ACCEPT", "")
     if settings.DEBUG and request.method == "GET" and accepts_html:
         return render_console(request, view)
-    if request.META.get("HTTP_UPGRADE", "").lower() == "websocket":
+    if is_mistaken(request):
         logger.warning(
             "A handshake arrived as a plain request: the server lacks WebSockets (install "
             "uvicorn[standard]), or the proxy does not pass on `Connection: Upgrade`: %s",
@@ -30,6 +30,12 @@ def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> Http
     response = HttpResponse("This URL is for WebSockets.", content_type="text/plain", status=426)
     response["Upgrade"] = "websocket"
     return response
+
+
+def is_mistaken(request: HttpRequest) -> bool:
+    """Return whether a plain request was a handshake before a server or a proxy changed it."""
+    upgrade = request.META.get("HTTP_UPGRADE", "").lower()
+    return upgrade == "websocket" or "HTTP_SEC_WEBSOCKET_KEY" in request.META
 
 
 def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpResponse:

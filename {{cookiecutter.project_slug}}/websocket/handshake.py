@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import Any, Concatenate
 from urllib.parse import quote, urlsplit
 
+from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
@@ -29,9 +30,9 @@ from django.urls import ResolverMatch, set_urlconf
 from django.utils.http import is_same_domain
 from django.utils.log import log_response
 
-from websocket import internals, logins
+from websocket import internals, logins, routes
 from websocket.connection import WebSocket
-from websocket.console import answer_plain_request, name_of
+from websocket.console import answer_plain_request, is_mistaken, name_of
 from websocket.protocol import Receive, Scope, Send, encode_header
 from websocket.state import Connection
 
@@ -154,18 +155,39 @@ class HandshakeHandler(BaseHandler):
         return convert_exception_to_response(view)(request)  # type: ignore[return-value]
 
     def resolve_request(self, request: HttpRequest) -> ResolverMatch:
-        """Resolve the path as Django does, but raise `Http404` unless the view is a socket view."""
-        match = super().resolve_request(request)
-        if not hasattr(match.func, "socket_view"):
+        """Resolve the path as Django does, but to a socket view; raise `Http404` without one."""
+        found = super().resolve_request(request)
+        match = found if routes.is_socket(found.func) else routes.find(request, sockets=True)
+        if match is None:
             problem = (
-                f"No socket at {quote(request.path)}: mount {name_of(match.func)} with "
+                f"No socket at {quote(request.path)}: mount {name_of(found.func)} with "
                 "websocket(), not with path(), if it is a socket view."
             )
             logger.warning(problem)
             raise Http404(problem)
         # Do not keep it while the socket is open: it lists all URL patterns before this one.
         match.tried = None
+        request.resolver_match = match
         return match
+
+    def get_page(self, request: HttpRequest) -> HttpResponseBase | None:
+        """Run the page at the path of a socket that Django has found first, as Django would."""
+        page = None if is_mistaken(request) else routes.find(request, sockets=False)
+        if page is None:
+            return None
+        request.resolver_match = page
+        for method in internals.view_middleware(self):
+            if (refusal := method(request, *page)) is not None:
+                return refusal
+        result: Any = self.make_view_atomic(page.func)(request, *page.args, **page.kwargs)
+        response: HttpResponseBase
+        response = async_to_sync(_wait)(result) if isinstance(result, Coroutine) else result
+        self.check_response(response, page.func)
+        return response
+
+
+async def _wait(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return await coroutine
 
 
 @functools.cache
@@ -178,8 +200,8 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
     """Wrap a socket view in a Django view.
 
     It answers a handshake with 101 and the view's coroutine, which runs after the middleware, or
-    with 403 if the Origin is foreign. It answers a plain request with 426, or with the console if
-    DEBUG is on.
+    with 403 if the Origin is foreign. It answers a plain request with the page at the same path,
+    and without one with 426, or with the console if DEBUG is on.
 
     It is a sync view, because ATOMIC_REQUESTS does not support async views, and calls the socket
     view in the handshake's thread. An async function does not start yet. A sync decorator runs
@@ -192,7 +214,7 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
     @functools.wraps(view)
     def handshake(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not isinstance(request, Handshake):
-            return answer_plain_request(request, view)
+            return get_handler().get_page(request) or answer_plain_request(request, view)
         if not getattr(view, "origin_exempt", False) and not is_origin_allowed(request):
             return forbid_origin(request)
         # Load the session and the user now: queries are not allowed in the event loop.
@@ -215,6 +237,8 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
 
     internals.unmark_coroutine(handshake)
     handshake.socket_view = view  # type: ignore[attr-defined]
+    # For a page at the same path: whether that is exempt, `get_page` finds out.
+    handshake.csrf_exempt = True  # type: ignore[attr-defined]
     return handshake
 
 
