@@ -1,10 +1,15 @@
 """Packages that are installed next to a rendered project, and have to work beside its app."""
 
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import Project
+import pytest
+from conftest import PATIENCE, Project, Server
 from services import need
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
 SELENIUM_TEST = """
 from selenium import webdriver
@@ -58,6 +63,85 @@ assert websocket.WebSocketException is WebSocketException
 assert not hasattr(websocket, "nothing")
 """
 
+SENTRY_SETTINGS = """
+import json
+
+import sentry_sdk
+from sentry_sdk.transport import Transport
+
+
+class FileTransport(Transport):
+    def capture_envelope(self, envelope):
+        if (event := envelope.get_event()) is not None:
+            with open(BASE_DIR / "events", "a") as file:
+                file.write(json.dumps(event, default=str) + "\\n")
+
+
+sentry_sdk.init("https://key@sentry.invalid/1", transport=FileTransport, send_default_pii=True)
+"""
+
+FAILING_VIEWS = """
+
+async def fail(socket):
+    await socket.accept()
+    raise ZeroDivisionError(await socket.receive_text())
+
+
+async def fail_in_task(socket):
+    await socket.accept()
+    async for message in socket:
+        socket.start(fail_later(message))
+
+
+async def fail_later(message):
+    raise ZeroDivisionError(message)
+
+
+async def fail_before_accept(socket):
+    raise ZeroDivisionError("refused")
+
+
+def fail_in_thread(socket):
+    raise ZeroDivisionError("refused")
+
+
+async def fail_to_render(socket):
+    return TemplateResponse(socket.request, "nowhere.html", status=403)
+
+
+async def leave_undecided(socket):
+    pass
+
+
+# The client's faults are not reported.
+
+
+async def deny(socket):
+    raise PermissionDenied
+
+
+async def read_json(socket):
+    await socket.accept()
+    await socket.receive_json()
+"""
+
+FAILING_URLS = """
+from users import views
+
+for view in (views.fail, views.fail_in_task, views.fail_before_accept, views.fail_in_thread,
+             views.fail_to_render, views.leave_undecided, views.deny, views.read_json):
+    urlpatterns.append(websocket(f"{view.__name__}/", view))
+"""
+
+LOG_IN = """
+from django.test import Client
+from users.models import User
+for name in ("anna", "ben"):
+    client = Client()
+    client.force_login(User.objects.create_user(name))
+    print(client.cookies["sessionid"].value)
+"""
+
 
 def test_selenium_drives_chromium_through_the_projects_live_server(
     neighbours: Project, tmp_path: Path
@@ -82,3 +166,66 @@ def test_what_imports_websocket_client_gets_it_and_what_imports_the_app_gets_tha
 def test_django_finds_nothing_to_say_about_websocket_client(neighbours: Project) -> None:
     check = neighbours.run("manage.py", "check", "--fail-level", "DEBUG")
     assert "no issues (0 silenced)" in check.stdout
+
+
+@pytest.fixture
+def failing(neighbours: Project, tmp_path: Path) -> Iterator[Server]:
+    """A server that reports to Sentry, and whose views fail."""
+    copy = neighbours.copy(tmp_path / "project")
+    imports = (
+        "from django.core.exceptions import PermissionDenied\n"
+        "from django.template.response import TemplateResponse\n"
+    )
+    for path, text in (
+        ("project/settings.py", SENTRY_SETTINGS),
+        ("project/urls.py", FAILING_URLS),
+        ("users/views.py", f"\n{imports}{FAILING_VIEWS}"),
+    ):
+        with (copy.path / path).open("a") as file:
+            file.write(text)
+    server = Server(copy, (), {})
+    try:
+        yield server
+        server.stop()
+    finally:
+        server.kill()
+
+
+def test_sentry_hears_of_each_exception_once_with_the_url_and_the_user(failing: Server) -> None:
+    shell = failing.project.run("manage.py", "shell", "-c", LOG_IN)
+    anna, ben = ({"Cookie": f"sessionid={key}"} for key in shell.stdout.split()[-2:])
+
+    def open_socket(name: str, headers: dict[str, str]) -> ClientConnection:
+        return connect(f"{failing.ws}/{name}/", additional_headers=headers)
+
+    with open_socket("fail", anna) as of_anna, open_socket("fail_in_task", ben) as of_ben:
+        refused = ("fail_before_accept", "fail_in_thread", "fail_to_render", "leave_undecided")
+        for name in (*refused, "deny"):
+            with pytest.raises(InvalidStatus):
+                open_socket(name, ben)
+        with open_socket("read_json", ben) as client:
+            client.send("{")
+            with pytest.raises(ConnectionClosedError):
+                client.recv(timeout=PATIENCE)
+        for client, message in ((of_anna, "of anna"), (of_ben, "of ben")):
+            client.send(message)
+            with pytest.raises(ConnectionClosedError, match="1011"):
+                client.recv(timeout=PATIENCE)
+
+    events = (failing.project.path / "events").read_text().splitlines()
+    seen = [
+        (
+            event["request"]["url"].removeprefix(failing.ws),
+            event["user"]["username"],
+            event["exception"]["values"][-1]["value"].partition(":")[0],
+        )
+        for event in map(json.loads, events)
+    ]
+    assert seen == [
+        ("/fail_before_accept/", "ben", "refused"),
+        ("/fail_in_thread/", "ben", "refused"),
+        ("/fail_to_render/", "ben", "nowhere.html"),
+        ("/leave_undecided/", "ben", "The view returned without accepting or refusing its socket"),
+        ("/fail/", "anna", "of anna"),
+        ("/fail_in_task/", "ben", "of ben"),
+    ]

@@ -114,6 +114,7 @@ websocket/pending.py
 websocket/protocol.py
 websocket/refusal.py
 websocket/routes.py
+websocket/sentry.py
 websocket/state.py
 websocket/static/websocket/client.js
 websocket/supervisor.py
