@@ -50,7 +50,10 @@ compose.yaml
 docs/adopting.md
 docs/architecture.md
 docs/from-channels.md
+docs/graphql.md
+docs/html.md
 docs/security.md
+docs/tokens.md
 manage.py
 project/__init__.py
 project/asgi.py
