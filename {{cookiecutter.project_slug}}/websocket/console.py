@@ -13,6 +13,8 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from websocket.routes import is_mistaken
+
 logger = logging.getLogger("django.websocket")
 
 
@@ -30,12 +32,6 @@ def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> Http
     response = HttpResponse("This URL is for WebSockets.", content_type="text/plain", status=426)
     response["Upgrade"] = "websocket"
     return response
-
-
-def is_mistaken(request: HttpRequest) -> bool:
-    """Return whether a plain request was a handshake before a server or a proxy changed it."""
-    upgrade = request.META.get("HTTP_UPGRADE", "").lower()
-    return upgrade == "websocket" or "HTTP_SEC_WEBSOCKET_KEY" in request.META
 
 
 def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpResponse:

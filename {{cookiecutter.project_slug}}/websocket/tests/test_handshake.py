@@ -17,6 +17,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.handlers import asgi
 from django.core.signals import got_request_exception
 from django.db import connection
+from django.db.transaction import non_atomic_requests
 from django.http import (
     Http404,
     HttpResponse,
@@ -30,6 +31,7 @@ from django.test import (
     Client,
     SimpleTestCase,
     TestCase,
+    TransactionTestCase,
     modify_settings,
     override_settings,
 )
@@ -44,7 +46,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
 
 from websocket.counters import counters
-from websocket.handshake import get_handler
+from websocket.handshake import LOGIN_REQUIRED, get_handler
 from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import CONNECT, Server, connect_to, serving
 from websocket.urls import re_websocket, websocket
@@ -254,6 +256,29 @@ class SharedPathTests(SimpleTestCase):
             self.assertEqual(client.post("/exempt/").status_code, 200)
             with self.assertLogs("django.security.csrf"):
                 self.assertEqual(client.post("/graphql/").status_code, 403)
+
+    @skipUnless(django.VERSION >= (5, 1), "LoginRequiredMiddleware came with Django 5.1.")
+    @modify_settings(MIDDLEWARE={"append": LOGIN_REQUIRED})
+    async def test_the_page_and_the_socket_each_decide_who_has_to_log_in(self):
+        from django.contrib.auth.decorators import login_not_required
+
+        @login_not_required
+        def public_page(request):
+            return HttpResponse()
+
+        @login_not_required
+        async def public_socket(socket):
+            await socket.accept()
+
+        pages = (path("page/", public_page), path("socket/", show_page))
+        sockets = (websocket("page/", show), websocket("socket/", public_socket))
+        for urlconf in ((*pages, *sockets), (*sockets, *pages)):
+            with override_settings(ROOT_URLCONF=urlconf, LOGIN_URL="/login/"):
+                self.assertEqual((await self.async_client.get("/page/")).status_code, 200)
+                self.assertEqual((await self.async_client.get("/socket/")).status_code, 302)
+                self.assertEqual((await refusal_of("/page/")).status_code, 302)
+                async with connect("/socket/"):
+                    pass
 
     def test_a_namespace_and_a_prefix_are_those_of_the_page(self):
         urlconf = (
@@ -541,6 +566,24 @@ async def private(socket):
     await socket.send_text(f"Hello, {socket.user.username}.")
 
 
+class AtomicPageTests(TransactionTestCase):
+    def test_a_page_behind_a_socket_has_the_transaction_that_it_asks_for(self):
+        def atomic(request):
+            return HttpResponse(str(connection.in_atomic_block))
+
+        @non_atomic_requests
+        def non_atomic(request):
+            return atomic(request)
+
+        for view, answer in ((atomic, b"True"), (non_atomic, b"False")):
+            urlconf = (websocket("", show), path("", view))
+            with (
+                mock.patch.dict(connection.settings_dict, ATOMIC_REQUESTS=True),
+                override_settings(ROOT_URLCONF=urlconf),
+            ):
+                self.assertEqual(self.client.get("/").content, answer)
+
+
 @override_settings(LOGIN_URL="/accounts/login/")
 class DecoratorTests(TestCase):
     admin: AbstractUser
@@ -624,9 +667,7 @@ class DecoratorTests(TestCase):
         await self.assertLetsIn(decorator(private), self.user)
 
     @skipUnless(django.VERSION >= (5, 1), "LoginRequiredMiddleware came with Django 5.1.")
-    @modify_settings(
-        MIDDLEWARE={"append": "django.contrib.auth.middleware.LoginRequiredMiddleware"}
-    )
+    @modify_settings(MIDDLEWARE={"append": LOGIN_REQUIRED})
     async def test_the_middleware_that_requires_a_login(self):
         from django.contrib.auth.decorators import login_not_required
 
