@@ -1,5 +1,6 @@
 """Packages that are installed next to a rendered project, and have to work beside its app."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -97,6 +98,13 @@ async def fail_later(message):
     raise ZeroDivisionError(message)
 
 
+async def fail_after_login(socket):
+    await socket.accept()
+    name = await socket.receive_text()
+    await login(socket, await User.objects.aget(username=name))
+    raise ZeroDivisionError("of a guest")
+
+
 async def fail_before_accept(socket):
     raise ZeroDivisionError("refused")
 
@@ -128,9 +136,9 @@ async def read_json(socket):
 FAILING_URLS = """
 from users import views
 
-for view in (views.fail, views.fail_in_task, views.fail_before_accept, views.fail_in_thread,
-             views.fail_to_render, views.leave_undecided, views.deny, views.read_json):
-    urlpatterns.append(websocket(f"{view.__name__}/", view))
+for name in ("fail", "fail_after_login", "fail_before_accept", "fail_in_task", "fail_in_thread",
+             "fail_to_render", "leave_undecided", "deny", "read_json"):
+    urlpatterns.append(websocket(f"{name}/", getattr(views, name)))
 """
 
 LOG_IN = """
@@ -175,6 +183,8 @@ def failing(neighbours: Project, tmp_path: Path) -> Iterator[Server]:
     imports = (
         "from django.core.exceptions import PermissionDenied\n"
         "from django.template.response import TemplateResponse\n"
+        "from users.models import User\n"
+        "from websocket.auth import login\n"
     )
     for path, text in (
         ("project/settings.py", SENTRY_SETTINGS),
@@ -195,10 +205,12 @@ def test_sentry_hears_of_each_exception_once_with_the_url_and_the_user(failing: 
     shell = failing.project.run("manage.py", "shell", "-c", LOG_IN)
     anna, ben = ({"Cookie": f"sessionid={key}"} for key in shell.stdout.split()[-2:])
 
-    def open_socket(name: str, headers: dict[str, str]) -> ClientConnection:
+    def open_socket(name: str, headers: dict[str, str] | None = None) -> ClientConnection:
         return connect(f"{failing.ws}/{name}/", additional_headers=headers)
 
-    with open_socket("fail", anna) as of_anna, open_socket("fail_in_task", ben) as of_ben:
+    with contextlib.ExitStack() as stack:
+        of_anna = stack.enter_context(open_socket("fail", anna))
+        of_ben = stack.enter_context(open_socket("fail_in_task", ben))
         refused = ("fail_before_accept", "fail_in_thread", "fail_to_render", "leave_undecided")
         for name in (*refused, "deny"):
             with pytest.raises(InvalidStatus):
@@ -207,7 +219,8 @@ def test_sentry_hears_of_each_exception_once_with_the_url_and_the_user(failing: 
             client.send("{")
             with pytest.raises(ConnectionClosedError):
                 client.recv(timeout=PATIENCE)
-        for client, message in ((of_anna, "of anna"), (of_ben, "of ben")):
+        guest = stack.enter_context(open_socket("fail_after_login"))
+        for client, message in ((of_anna, "of anna"), (of_ben, "of ben"), (guest, "ben")):
             client.send(message)
             with pytest.raises(ConnectionClosedError, match="1011"):
                 client.recv(timeout=PATIENCE)
@@ -228,4 +241,5 @@ def test_sentry_hears_of_each_exception_once_with_the_url_and_the_user(failing: 
         ("/leave_undecided/", "ben", "The view returned without accepting or refusing its socket"),
         ("/fail/", "anna", "of anna"),
         ("/fail_in_task/", "ben", "of ben"),
+        ("/fail_after_login/", "ben", "of a guest"),
     ]
