@@ -245,6 +245,17 @@ class SharedPathTests(SimpleTestCase):
                     answer = {"args": [], "kwargs": kwargs, "path": url}
                     self.assertEqual(await client.receive_json(), answer)
 
+    async def test_each_is_told_its_own_route(self):
+        async def say_route(socket):
+            await socket.accept()
+            await socket.send_text(socket.resolver_match.view_name)
+
+        sockets = (websocket("graphql/", say_route, name="socket"),)
+        for urlconf in ((*self.pages, *sockets), (*sockets, *self.pages)):
+            with override_settings(ROOT_URLCONF=urlconf):
+                async with connect("/graphql/") as client:
+                    self.assertEqual(await client.receive_text(), "socket")
+
     def test_each_is_reversed_by_its_name(self):
         for _order in self.either_order():
             self.assertEqual(reverse("room", kwargs={"name": "lobby"}), "/rooms/lobby/")

@@ -83,6 +83,20 @@ class WebSocketViewTests(SimpleTestCase):
             await client.send_bytes(b"[1, 2]")
             self.assertEqual(await client.wait_closed(), 1003)
 
+    async def test_a_view_with_neither_ignores_what_its_client_sends(self):
+        codes = []
+
+        class Ears(WebSocketView):
+            async def disconnect(self, code):
+                codes.append(code)
+
+        async with connect_to(Ears.as_view()) as client:
+            await client.send_text("no JSON")
+            await client.send_bytes(b"no text")
+            await client.close(4000)
+            await client.wait_closed()
+        self.assertEqual(codes, [4000])
+
     async def test_a_view_with_receive_may_pass_some_messages_on_to_receive_json(self):
         class Both(WebSocketView):
             async def receive(self, message):
