@@ -4,7 +4,8 @@ import re
 import sys
 
 # What `pip install -e '.[dev,postgres,redis]'` installs, and the packages of the project itself:
-# a distribution with one of these names would take its place.
+# a distribution with one of these names would take its place. So would one named websocket-client:
+# Selenium and others need that beside the project.
 TAKEN = """
 anyio asgiref ast-serialize asyncpg certifi channels chat click colorama coverage daphne django
 django-environ django-stubs django-stubs-ext environ h11 hiredis httptools idna iniconfig librt

@@ -202,6 +202,18 @@ def project(render: Callable[..., Path], shared: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
+def neighbours(project: Project, shared: Path) -> Project:
+    """The project in an environment that has the packages of neighbours.txt as well."""
+    python = shared / "neighbours" / "bin" / "python"
+    with locked(shared / "neighbours.lock"):
+        if not (shared / "neighbours.made").exists():
+            packages = ("-r", TEMPLATE / "tests" / "neighbours.txt", "-e", ".[dev,redis]")
+            make_venv(shared / "neighbours", *packages, cwd=project.path)
+            (shared / "neighbours.made").touch()
+    return Project(project.path, python)
+
+
+@pytest.fixture(scope="session")
 def mypy(project: Project, shared: Path) -> Callable[..., str]:
     """A function that checks the types of a project; what it imports is read once for all."""
 

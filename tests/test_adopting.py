@@ -40,6 +40,7 @@ def paste(page: Path, site: Path) -> list[str]:
         if token.type == "fence" and token.info == "python":
             named = FILE.match(token.content)
             assert named, f"This block names no file:\n{token.content}"
+            (site / named["path"]).parent.mkdir(parents=True, exist_ok=True)
             with (site / named["path"]).open("a") as file:
                 file.write(f"\n\n{token.content}")
             if named["path"] != "mysite/sockets.py":

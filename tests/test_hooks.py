@@ -60,6 +60,7 @@ def test_a_good_slug_names_the_folder_and_the_distribution(
         ("redis", TAKEN),
         ("uvicorn", TAKEN),
         ("websocket", TAKEN),
+        ("websocket_client", TAKEN),
     ],
 )
 def test_a_bad_slug_is_refused_in_one_line_and_leaves_nothing_behind(

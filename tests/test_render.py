@@ -53,8 +53,11 @@ docs/adopting.md
 docs/architecture.md
 docs/first-app.md
 docs/from-channels.md
+docs/graphql.md
+docs/html.md
 docs/reference.md
 docs/security.md
+docs/tokens.md
 manage.py
 project/__init__.py
 project/asgi.py
@@ -133,6 +136,8 @@ websocket/pending.py
 websocket/protocol.py
 websocket/refusal.py
 websocket/resume.py
+websocket/routes.py
+websocket/sentry.py
 websocket/sessions.py
 websocket/state.py
 websocket/static/websocket/client.js

@@ -1,5 +1,7 @@
 """WebSockets for Django: a socket is an async view in the URLconf."""
 
+import sys
+
 from django.apps import AppConfig
 
 
@@ -10,3 +12,5 @@ class WebSocketConfig(AppConfig):
         from websocket import auth, checks  # noqa: F401
 
         auth.connect_receivers()
+        if "sentry_sdk" in sys.modules:
+            from websocket import sentry  # noqa: F401

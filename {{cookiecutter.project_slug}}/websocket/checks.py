@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from typing import Any
 
@@ -79,14 +80,18 @@ def check_runserver(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_name(**kwargs: Any) -> list[CheckMessage]:
-    """Check that no installed distribution has a module with this app's name."""
-    if _version("websocket-client") is None:
+    """Check that websocket-client, which has a package of this name, is in another folder."""
+    try:
+        folder = metadata.distribution("websocket-client").locate_file("websocket")
+    except metadata.PackageNotFoundError:
         return []
+    if os.path.realpath(str(folder)) != os.path.dirname(os.path.realpath(__file__)):
+        return []  # Then both work: see the app's __init__.py.
     return [
         Warning(
-            "The package websocket-client is installed: its module has the same name as this "
-            "project's app `websocket`, which hides it.",
-            hint="Uninstall it: code that needs it would import this app instead.",
+            "The package websocket-client is installed into the folder of this project's app "
+            "`websocket`: one has overwritten files of the other.",
+            hint="Uninstall both, then install the project with `pip install -e .`.",
             id="websocket.W004",
         )
     ]

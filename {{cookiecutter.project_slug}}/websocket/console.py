@@ -17,6 +17,7 @@ from django.shortcuts import render
 from django.urls import get_script_prefix
 
 from websocket.counters import refusals
+from websocket.routes import is_mistaken
 
 logger = logging.getLogger("django.websocket")
 
@@ -33,7 +34,7 @@ def answer_plain_request(request: HttpRequest, view: Callable[..., Any]) -> Http
         response = HttpResponse(refusal_since(request, number), content_type="text/plain")
         response["X-Refused"] = refusals[-1][0]
         return response
-    if request.META.get("HTTP_UPGRADE", "").lower() == "websocket":
+    if is_mistaken(request):
         logger.warning(
             "A handshake arrived as a plain request: the server lacks WebSockets (install "
             "uvicorn[standard]), or the proxy does not pass on `Connection: Upgrade`: %s",

@@ -15,7 +15,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
 from django.core.signals import got_request_exception, request_started
-from django.db import connections
+from django.db import connections, transaction
 from django.dispatch import receiver
 from django.http import (
     Http404,
@@ -29,7 +29,7 @@ from django.urls import ResolverMatch, set_urlconf
 from django.utils.http import is_same_domain
 from django.utils.log import log_response
 
-from websocket import internals, logins
+from websocket import internals, logins, routes
 from websocket.connection import WebSocket
 from websocket.console import answer_plain_request, name_of
 from websocket.protocol import Receive, Scope, Send, encode_header
@@ -154,17 +154,20 @@ class HandshakeHandler(BaseHandler):
         return convert_exception_to_response(view)(request)  # type: ignore[return-value]
 
     def resolve_request(self, request: HttpRequest) -> ResolverMatch:
-        """Resolve the path as Django does, but raise `Http404` unless the view is a socket view."""
-        match = super().resolve_request(request)
-        if not hasattr(match.func, "socket_view"):
+        """Resolve the path as Django does, but to a socket view; raise `Http404` without one."""
+        found = super().resolve_request(request)
+        match = found if routes.is_socket(found.func) else routes.find(request, sockets=True)
+        if match is None:
             problem = (
-                f"No socket at {quote(request.path)}: mount {name_of(match.func)} with "
+                f"No socket at {quote(request.path)}: mount {name_of(found.func)} with "
                 "websocket(), not with path(), if it is a socket view."
             )
             logger.warning(problem)
             raise Http404(problem)
+        match.func = match.func.handshake  # type: ignore[attr-defined]
         # Do not keep it while the socket is open: it lists all URL patterns before this one.
         match.tried = None
+        request.resolver_match = match
         return match
 
 
@@ -175,34 +178,25 @@ def get_handler() -> HandshakeHandler:
 
 
 def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
-    """Wrap a socket view in a Django view.
+    """Wrap a socket view in a Django view for plain requests, and in another for handshakes.
 
-    It answers a handshake with 101 and the view's coroutine, which runs after the middleware, or
-    with 403 if the Origin is foreign. It answers a plain request with 426, or with the console if
-    DEBUG is on.
+    The first answers with the page at the same path, or with 426, or with the console if DEBUG is
+    on. The second, its attribute `handshake`, answers with 101 and the view's coroutine, which
+    runs after the middleware, or with 403 if the Origin is foreign.
 
-    It is a sync view, because ATOMIC_REQUESTS does not support async views, and calls the socket
-    view in the handshake's thread. An async function does not start yet. A sync decorator runs
-    here and may use the database, unless MIDDLEWARE is empty: then there is no such thread.
+    They are sync views, because ATOMIC_REQUESTS does not support async views. The second calls the
+    socket view in the handshake's thread. An async function does not start yet. A sync decorator
+    runs here and may use the database, unless MIDDLEWARE is empty: then there is no such thread.
     """
     if not callable(view) or isinstance(view, type):
         hint = " Use its as_view()." if hasattr(view, "as_view") else ""
         raise TypeError(f"A socket view is a callable that takes a socket, not {view!r}.{hint}")
 
     @functools.wraps(view)
-    def handshake(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not isinstance(request, Handshake):
-            return answer_plain_request(request, view)
+    def handshake(request: Handshake, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not getattr(view, "origin_exempt", False) and not is_origin_allowed(request):
             return forbid_origin(request)
-        # Load the session and the user now: queries are not allowed in the event loop.
-        if hasattr(request, "session"):
-            request.session.keys()
-        if hasattr(request, "user"):
-            bool(request.user)
-            logins.login_of(request.socket._connection)
-            if LOGIN_REQUIRED in settings.MIDDLEWARE and getattr(view, "login_required", True):
-                logins.use(request.socket._connection)
+        load_user(request, view)
         response = view(request.socket, *args, **kwargs)
         if isinstance(response, HttpResponseBase):
             return response
@@ -213,9 +207,29 @@ def upgrade(view: SocketView) -> Callable[..., HttpResponseBase]:
             )
         return SwitchingProtocols(response)
 
+    @functools.wraps(view, updated=())
+    def plain(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        page = routes.get_page(get_handler(), request)
+        return answer_plain_request(request, view) if page is None else page
+
     internals.unmark_coroutine(handshake)
-    handshake.socket_view = view  # type: ignore[attr-defined]
-    return handshake
+    # Whether a page is exempt from CSRF checks, a login or a transaction, its own view decides.
+    vars(plain).update(csrf_exempt=True, login_required=False)
+    for alias in connections:
+        transaction.non_atomic_requests(using=alias)(plain)
+    vars(plain).update(handshake=handshake, socket_view=view)
+    return plain
+
+
+def load_user(request: Handshake, view: SocketView) -> None:
+    """Load the session and the user now: queries are not allowed in the event loop."""
+    if hasattr(request, "session"):
+        request.session.keys()
+    if hasattr(request, "user"):
+        bool(request.user)
+        logins.login_of(request.socket._connection)
+        if LOGIN_REQUIRED in settings.MIDDLEWARE and getattr(view, "login_required", True):
+            logins.use(request.socket._connection)
 
 
 def forget_deleted_session(response: HttpResponseBase) -> None:

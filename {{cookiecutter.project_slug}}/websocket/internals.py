@@ -267,6 +267,17 @@ def template_middleware(handler: BaseHandler) -> list[Callable[..., Any]]:
     return methods
 
 
+def view_middleware(handler: BaseHandler) -> list[Callable[..., HttpResponseBase | None]]:
+    """Return the middleware that is called before a view, outermost first.
+
+    Django (3.1 to 6.1) runs it from a private list when it has resolved a path. Without this, a
+    page at the path of a socket is run without its CSRF check and the like.
+    """
+    methods: list[Callable[..., HttpResponseBase | None]]
+    methods = handler._view_middleware  # type: ignore[attr-defined]
+    return methods
+
+
 def set_handler(response: HttpResponseBase, handler: type[BaseHandler]) -> None:
     """Name the handler that sends `request_finished` when the response is closed.
 

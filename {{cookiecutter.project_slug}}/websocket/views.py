@@ -9,7 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 from django.http.response import HttpResponseBase
 from django.views import View
 
-from websocket.connection import State, WebSocket
+from websocket.connection import InvalidMessage, State, WebSocket
+from websocket.protocol import decode_json
 
 __all__ = ["WebSocketView", "origin_exempt"]
 
@@ -33,7 +34,7 @@ def origin_exempt(view: Callable[P, R]) -> Callable[P, R]:
 
 
 class WebSocketView(View):
-    """A socket view as a class: override `connect`, `receive` and `disconnect`.
+    """A socket view as a class: override `connect`, `receive` or `receive_json`, and `disconnect`.
 
     Each connection has its own instance, with `socket`, `request` (the handshake), `args` and
     `kwargs`. Django's access mixins, such as `LoginRequiredMixin`, work on it.
@@ -77,7 +78,18 @@ class WebSocketView(View):
         return None
 
     async def receive(self, message: str | bytes) -> None:
-        """Handle one message: str for text, bytes for binary."""
+        """Handle one message: str for text, bytes for binary.
+
+        Unless it is overridden, it decodes the message for `receive_json`, if that is overridden,
+        and raises `InvalidMessage` for bytes and for anything but JSON.
+        """
+        if type(self).receive_json is not WebSocketView.receive_json:
+            if isinstance(message, bytes):
+                raise InvalidMessage("Expected a text message, and got a binary one.", 1003)
+            await self.receive_json(decode_json(message))
+
+    async def receive_json(self, data: Any) -> None:
+        """Handle one message's value, decoded from JSON in a text frame."""
 
     async def disconnect(self, code: int) -> None:
         """Clean up after the connection; called with its close code, however it ended.

@@ -150,6 +150,7 @@ class DistributionTests(SimpleTestCase):
             info.mkdir()
             (info / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
         self.enterContext(mock.patch.object(sys, "path", [str(directory)]))
+        return directory
 
     def test_uvicorn_needs_a_websocket_library(self):
         self.install(uvicorn="0.60.0")
@@ -171,8 +172,13 @@ class DistributionTests(SimpleTestCase):
         self.install()
         self.assertEqual(checks.check_server(), [])
 
-    def test_a_module_that_this_app_hides_is_named(self):
-        self.install(websocket_client="1.8.0")
-        self.assertEqual(ids(checks.check_name()), ["websocket.W004"])
+    def test_websocket_client_may_be_installed_into_another_folder(self):
         self.install()
         self.assertEqual(checks.check_name(), [])
+        self.install(websocket_client="1.8.0")
+        self.assertEqual(checks.check_name(), [])
+
+    def test_websocket_client_must_not_be_installed_into_this_apps_folder(self):
+        directory = self.install(websocket_client="1.8.0")
+        (directory / "websocket").symlink_to(Path(checks.__file__).parent)
+        self.assertEqual(ids(checks.check_name()), ["websocket.W004"])

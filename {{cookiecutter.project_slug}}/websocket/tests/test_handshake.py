@@ -17,6 +17,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.handlers import asgi
 from django.core.signals import got_request_exception
 from django.db import connection
+from django.db.transaction import non_atomic_requests
 from django.http import (
     Http404,
     HttpResponse,
@@ -25,8 +26,16 @@ from django.http import (
     StreamingHttpResponse,
 )
 from django.template.response import TemplateResponse
-from django.test import AsyncClient, SimpleTestCase, TestCase, modify_settings, override_settings
-from django.urls import include, path, reverse
+from django.test import (
+    AsyncClient,
+    Client,
+    SimpleTestCase,
+    TestCase,
+    TransactionTestCase,
+    modify_settings,
+    override_settings,
+)
+from django.urls import include, path, re_path, reverse
 from django.utils.decorators import (
     async_only_middleware,
     sync_and_async_middleware,
@@ -34,9 +43,10 @@ from django.utils.decorators import (
 )
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
+from django.views.decorators.csrf import csrf_exempt
 
 from websocket.counters import count_refusal, counters
-from websocket.handshake import get_handler
+from websocket.handshake import LOGIN_REQUIRED, get_handler
 from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import CONNECT, Server, connect_to, serving
 from websocket.urls import re_websocket, websocket
@@ -174,6 +184,141 @@ class RoutingTests(SimpleTestCase):
         ):
             async with connect_to(view):
                 pass
+
+
+def show_page(request, **kwargs):
+    return HttpResponse(f"{request.method} {request.resolver_match.view_name} {kwargs}")
+
+
+async def show_async_page(request, **kwargs):
+    await asyncio.sleep(0)
+    return show_page(request, **kwargs)
+
+
+@csrf_exempt
+def exempt_page(request):
+    return show_page(request)
+
+
+class SharedPathTests(SimpleTestCase):
+    """A page and a socket may have the same path, whichever the URLconf has first."""
+
+    pages = (
+        path("graphql/", show_page, name="page"),
+        path("async/", show_async_page, name="async_page"),
+        path("exempt/", exempt_page, name="exempt_page"),
+        path("rooms/<slug:slug>/", show_page, name="room_page"),
+    )
+    sockets = (
+        websocket("graphql/", show, name="socket"),
+        websocket("async/", show, name="async_socket"),
+        websocket("exempt/", show, name="exempt_socket"),
+        websocket("rooms/<str:name>/", show, name="room"),
+        websocket("alone/", show),
+    )
+
+    def either_order(self):
+        included = (path("", include([*self.sockets])), path("", include([*self.pages])))
+        for urlconf in ((*self.pages, *self.sockets), (*self.sockets, *self.pages), included):
+            with self.subTest(first=urlconf[0]), override_settings(ROOT_URLCONF=urlconf):
+                yield
+
+    def test_a_plain_request_gets_the_page(self):
+        for _order in self.either_order():
+            self.assertEqual(self.client.get("/graphql/").content, b"GET page {}")
+            self.assertEqual(self.client.get("/async/").content, b"GET async_page {}")
+            answer = self.client.post("/rooms/lobby/").content
+            self.assertEqual(answer, b"POST room_page {'slug': 'lobby'}")
+            self.assertEqual(self.client.get("/alone/").status_code, 426)
+
+    async def test_so_does_one_under_asgi(self):
+        for _order in self.either_order():
+            for name in ("page", "async_page"):
+                response = await self.async_client.get(reverse(name))
+                self.assertEqual(response.content, b"GET %s {}" % name.encode())
+
+    async def test_a_handshake_gets_the_socket(self):
+        for _order in self.either_order():
+            for url in ("/graphql/", "/async/", "/exempt/", "/rooms/lobby/", "/alone/"):
+                async with connect(url) as client:
+                    kwargs = {"name": "lobby"} if "rooms" in url else {}
+                    answer = {"args": [], "kwargs": kwargs, "path": url}
+                    self.assertEqual(await client.receive_json(), answer)
+
+    async def test_each_is_told_its_own_route(self):
+        async def say_route(socket):
+            await socket.accept()
+            await socket.send_text(socket.resolver_match.view_name)
+
+        sockets = (websocket("graphql/", say_route, name="socket"),)
+        for urlconf in ((*self.pages, *sockets), (*sockets, *self.pages)):
+            with override_settings(ROOT_URLCONF=urlconf):
+                async with connect("/graphql/") as client:
+                    self.assertEqual(await client.receive_text(), "socket")
+
+    def test_each_is_reversed_by_its_name(self):
+        for _order in self.either_order():
+            self.assertEqual(reverse("room", kwargs={"name": "lobby"}), "/rooms/lobby/")
+            self.assertEqual(reverse("room_page", kwargs={"slug": "lobby"}), "/rooms/lobby/")
+
+    def test_the_pages_csrf_check_is_made_and_no_other(self):
+        client = Client(enforce_csrf_checks=True)
+        for _order in self.either_order():
+            self.assertEqual(client.post("/exempt/").status_code, 200)
+            with self.assertLogs("django.security.csrf"):
+                self.assertEqual(client.post("/graphql/").status_code, 403)
+
+    @skipUnless(django.VERSION >= (5, 1), "LoginRequiredMiddleware came with Django 5.1.")
+    @modify_settings(MIDDLEWARE={"append": LOGIN_REQUIRED})
+    async def test_the_page_and_the_socket_each_decide_who_has_to_log_in(self):
+        from django.contrib.auth.decorators import login_not_required
+
+        @login_not_required
+        def public_page(request):
+            return HttpResponse()
+
+        @login_not_required
+        async def public_socket(socket):
+            await socket.accept()
+
+        pages = (path("page/", public_page), path("socket/", show_page))
+        sockets = (websocket("page/", show), websocket("socket/", public_socket))
+        for urlconf in ((*pages, *sockets), (*sockets, *pages)):
+            with override_settings(ROOT_URLCONF=urlconf, LOGIN_URL="/login/"):
+                self.assertEqual((await self.async_client.get("/page/")).status_code, 200)
+                self.assertEqual((await self.async_client.get("/socket/")).status_code, 302)
+                self.assertEqual((await refusal_of("/page/")).status_code, 302)
+                async with connect("/socket/"):
+                    pass
+
+    def test_a_namespace_and_a_prefix_are_those_of_the_page(self):
+        urlconf = (
+            path("<int:pk>/", include(([*self.sockets], "sockets"))),
+            path("<int:pk>/", include(([*self.pages], "pages"))),
+        )
+        with override_settings(ROOT_URLCONF=urlconf):
+            answer = self.client.get(reverse("sockets:room", kwargs={"pk": 7, "name": "x"})).content
+        self.assertEqual(answer, b"GET pages:room_page {'pk': 7, 'slug': 'x'}")
+
+    @override_settings(ROOT_URLCONF=(*sockets, re_path("", show_page)))
+    def test_a_handshake_that_came_as_a_plain_request_gets_no_page(self):
+        self.assertEqual(self.client.get("/graphql/").status_code, 200)
+        headers: tuple[dict[str, Any], ...]
+        headers = ({"HTTP_UPGRADE": "websocket"}, {"HTTP_SEC_WEBSOCKET_KEY": "x"})
+        for header in headers:
+            with self.assertLogs("django.websocket", "WARNING"):
+                self.assertEqual(self.client.get("/graphql/", **header).status_code, 426)
+
+    def test_a_page_without_a_response_is_named(self):
+        def forgetful(request) -> Any:
+            return None
+
+        with (
+            override_settings(ROOT_URLCONF=(websocket("", show), path("", forgetful))),
+            self.assertLogs("django.request"),
+            self.assertRaisesMessage(ValueError, "forgetful didn't return an HttpResponse"),
+        ):
+            self.client.get("/")
 
 
 def use_other_urls(get_response):
@@ -432,6 +577,24 @@ async def private(socket):
     await socket.send_text(f"Hello, {socket.user.username}.")
 
 
+class AtomicPageTests(TransactionTestCase):
+    def test_a_page_behind_a_socket_has_the_transaction_that_it_asks_for(self):
+        def atomic(request):
+            return HttpResponse(str(connection.in_atomic_block))
+
+        @non_atomic_requests
+        def non_atomic(request):
+            return atomic(request)
+
+        for view, answer in ((atomic, b"True"), (non_atomic, b"False")):
+            urlconf = (websocket("", show), path("", view))
+            with (
+                mock.patch.dict(connection.settings_dict, ATOMIC_REQUESTS=True),
+                override_settings(ROOT_URLCONF=urlconf),
+            ):
+                self.assertEqual(self.client.get("/").content, answer)
+
+
 @override_settings(LOGIN_URL="/accounts/login/")
 class DecoratorTests(TestCase):
     admin: AbstractUser
@@ -515,9 +678,7 @@ class DecoratorTests(TestCase):
         await self.assertLetsIn(decorator(private), self.user)
 
     @skipUnless(django.VERSION >= (5, 1), "LoginRequiredMiddleware came with Django 5.1.")
-    @modify_settings(
-        MIDDLEWARE={"append": "django.contrib.auth.middleware.LoginRequiredMiddleware"}
-    )
+    @modify_settings(MIDDLEWARE={"append": LOGIN_REQUIRED})
     async def test_the_middleware_that_requires_a_login(self):
         from django.contrib.auth.decorators import login_not_required
 

@@ -245,6 +245,9 @@ class Middleware(MiddlewareMixin):
     def process_template_response(self, request, response):
         return f"{response}!"
 
+    def process_view(self, request, view, args, kwargs):
+        return f"{view}?"
+
 
 class HandlerTests(SimpleTestCase):
     def test_template_middleware(self):
@@ -253,6 +256,13 @@ class HandlerTests(SimpleTestCase):
             handler.load_middleware()
         (method,) = internals.template_middleware(handler)
         self.assertEqual(method(None, "response"), "response!")
+
+    def test_view_middleware(self):
+        handler = BaseHandler()
+        with override_settings(MIDDLEWARE=[f"{__name__}.Middleware"]):
+            handler.load_middleware()
+        (method,) = internals.view_middleware(handler)
+        self.assertEqual(method(None, "view", (), {}), "view?")
 
     def test_loaded_user(self):
         request: Any = HttpRequest()

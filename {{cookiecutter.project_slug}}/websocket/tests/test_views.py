@@ -69,6 +69,51 @@ class WebSocketViewTests(SimpleTestCase):
             await client.close()
             self.assertEqual(await client.wait_closed(), 1000)
 
+    async def test_receive_json_gets_decoded_values_and_nothing_else(self):
+        class Sums(WebSocketView):
+            async def receive_json(self, data):
+                await self.socket.send_json(sum(data))
+
+        async with connect_to(Sums.as_view()) as client:
+            await client.send_json([1, 2, 3])
+            self.assertEqual(await client.receive_json(), 6)
+            await client.send_text("[1, 2")
+            self.assertEqual(await client.wait_closed(), 1007)
+        async with connect_to(Sums.as_view()) as client:
+            await client.send_bytes(b"[1, 2]")
+            self.assertEqual(await client.wait_closed(), 1003)
+
+    async def test_a_view_with_neither_ignores_what_its_client_sends(self):
+        codes = []
+
+        class Ears(WebSocketView):
+            async def disconnect(self, code):
+                codes.append(code)
+
+        async with connect_to(Ears.as_view()) as client:
+            await client.send_text("no JSON")
+            await client.send_bytes(b"no text")
+            await client.close(4000)
+            await client.wait_closed()
+        self.assertEqual(codes, [4000])
+
+    async def test_a_view_with_receive_may_pass_some_messages_on_to_receive_json(self):
+        class Both(WebSocketView):
+            async def receive(self, message):
+                if message == "ping":
+                    await self.socket.send_text("pong")
+                else:
+                    await super().receive(message)
+
+            async def receive_json(self, data):
+                await self.socket.send_json({"json": data})
+
+        async with connect_to(Both.as_view()) as client:
+            await client.send_text("ping")
+            self.assertEqual(await client.receive_text(), "pong")
+            await client.send_text("null")
+            self.assertEqual(await client.receive_json(), {"json": None})
+
     async def test_there_is_one_instance_for_each_connection(self):
         class Counter(WebSocketView):
             count = 0
