@@ -60,6 +60,7 @@ class Contender:
 
 RAW = "contenders.raw:application"
 CHANNELS = "contenders.channels:application"
+FAST = {"--ws": "websocket.fast:Protocol"}
 IN_MEMORY = {"CHANNEL_LAYER": "channels.layers.InMemoryChannelLayer"}
 CORE = {"CHANNEL_LAYER": "channels_redis.core.RedisChannelLayer"}
 PUBSUB = {"CHANNEL_LAYER": "channels_redis.pubsub.RedisPubSubChannelLayer"}
@@ -68,6 +69,7 @@ CONTENDERS = {
     "raw": Contender("raw ASGI", RAW),
     "ours": Contender("this project", "project.asgi:application"),
     "before": Contender("this project, before", "project.asgi:application"),
+    "ours_fast": Contender("this project, fast", "project.asgi:application", FAST),
     "starlette": Contender("Starlette", "contenders.starlette:application"),
     "channels": Contender("Channels, uvicorn", CHANNELS),
     "daphne": Contender("Channels, Daphne", CHANNELS, daphne=True),
@@ -75,6 +77,7 @@ CONTENDERS = {
     "channels_pubsub": Contender("channels_redis, pubsub", CHANNELS, env=PUBSUB),
     "raw_websockets": Contender("raw ASGI, --ws websockets", RAW, {"--ws": "websockets"}),
     "raw_wsproto": Contender("raw ASGI, --ws wsproto", RAW, {"--ws": "wsproto"}),
+    "raw_fast": Contender("raw ASGI, websocket.fast", RAW, FAST),
     "raw_asyncio": Contender("raw ASGI, --loop asyncio", RAW, {"--loop": "asyncio"}),
     "raw_deflate": Contender("raw ASGI, deflate on", RAW, {"--ws-per-message-deflate": "true"}),
 }

@@ -49,6 +49,7 @@ chat/views.py
 compose.yaml
 docs/adopting.md
 docs/architecture.md
+docs/fast.md
 docs/from-channels.md
 docs/security.md
 manage.py
@@ -92,6 +93,7 @@ websocket/conf.py
 websocket/connection.py
 websocket/console.py
 websocket/counters.py
+websocket/fast.py
 websocket/groups/__init__.py
 websocket/groups/membership.py
 websocket/groups/memory.py
@@ -124,6 +126,7 @@ websocket/tests/redis_server.py
 websocket/tests/test_auth.py
 websocket/tests/test_checks.py
 websocket/tests/test_connection.py
+websocket/tests/test_fast.py
 websocket/tests/test_groups.py
 websocket/tests/test_handshake.py
 websocket/tests/test_inbox.py
