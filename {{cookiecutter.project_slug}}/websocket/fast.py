@@ -1,6 +1,5 @@
 """A faster WebSocket protocol class for uvicorn, optional: `UVICORN_WS=websocket.fast:Protocol`.
 
-Nothing imports this module, and it imports no other, because uvicorn needs it before the settings.
 Up to the accept, uvicorn's own class does everything. From then on, picows, which is written in C,
 takes the place of the library websockets. Each private name has a test in tests/test_fast.py.
 """
@@ -98,8 +97,6 @@ class Protocol(WebSocketsSansIOProtocol, picows.WSListener):
         self.stop_writing()
         super().connection_lost(error)
 
-    # What picows calls
-
     def on_ws_disconnected(self, wire: picows.WSTransport) -> None:
         self.connection_lost(None)
 
@@ -188,10 +185,8 @@ class Events:
                 await asyncio.wait([self.arrival])
         event = self.events.pop(0)
         if self.unread and not self.events:
-            self.unread = 0
-            if self.protocol.read_paused:
-                self.protocol.read_paused = False
-                self.protocol.transport.resume_reading()
+            self.unread, self.protocol.read_paused = 0, False
+            self.protocol.transport.resume_reading()
         return event
 
 
@@ -204,7 +199,7 @@ class Sender:
         self.protocol = protocol
 
     def data_to_send(self) -> list[bytes]:
-        return []  # picows has written it.
+        return []  # picows has it.
 
     def send_text(self, data: bytes) -> None:
         raise InvalidState("One side has closed the connection.")
@@ -232,16 +227,15 @@ class Parser(WSProtocol):
 
     def __init__(self, protocol: Protocol) -> None:
         accepted = picows.WSUpgradeResponseWithListener(ACCEPTED, protocol)
-        super().__init__(
-            *(None, None, False, lambda request: accepted, LOG, True, None, False, 0, 0),
-            *(
-                picows.WSAutoPingStrategy.PING_WHEN_IDLE,
-                False,
-                protocol.config.ws_max_size,
-                None,
-                0,
-            ),
-        )
+        server = (None, None, False, lambda request: accepted, LOG, True, None)
+        pings = (
+            False,
+            0,
+            0,
+            picows.WSAutoPingStrategy.PING_WHEN_IDLE,
+            False,
+        )  # They are uvicorn's.
+        super().__init__(*server, *pings, protocol.config.ws_max_size, None, 0)
         self.connection_made(Wire(protocol.transport))
         self.feed(HANDSHAKE)
 

@@ -5,6 +5,7 @@ Each test is named after the private name, and fails when a release changes it.
 
 import asyncio
 import gc
+import tempfile
 import unittest
 from typing import Any
 
@@ -227,6 +228,32 @@ class UvicornTests(SimpleTestCase):
             await until(lambda: len(self.received) == 10_000)
             self.assertFalse(protocol.read_paused)
             writer.close()
+
+    async def test_setsockopt(self):
+        # picows sets options that a Unix socket does not have.
+        async def echo(scope, receive, send):
+            await receive()
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": (await receive())["text"]})
+
+        with tempfile.TemporaryDirectory() as folder:
+            config = uvicorn.Config(
+                echo, ws=fast.Protocol, uds=f"{folder}/s", lifespan="off", log_config=None
+            )
+            server = uvicorn.Server(config)
+            serving = asyncio.create_task(server.serve())
+            await until(lambda: server.started)
+            reader, writer = await asyncio.open_unix_connection(f"{folder}/s")
+            writer.write(
+                b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            self.assertIn(b" 101 ", await reader.readuntil(b"\r\n\r\n"))
+            writer.write(frame(1, b"hello"))
+            self.assertEqual(await reader.readexactly(7), b"\x81\x05hello")
+            writer.close()
+            server.should_exit = True
+            await serving
 
     async def test_writable(self):
         async def push(scope, receive, send):
