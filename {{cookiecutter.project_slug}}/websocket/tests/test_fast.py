@@ -308,6 +308,23 @@ class UvicornTests(SimpleTestCase):
             self.assertEqual(await reader.read(), b"")  # Without waiting for the timer.
             writer.close()
 
+    async def test_send_text_and_send_binary(self):
+        async def send_late(scope, receive, send):
+            await receive()
+            await send({"type": "websocket.accept"})
+            self.received.append(await receive())
+            for message in ({"text": "late"}, {"bytes": b"late"}):
+                with self.assertRaises(OSError):
+                    await send({"type": "websocket.send", **message})
+            self.received.append({"type": "refused"})
+
+        async with self.serve(send_late) as (_, port):
+            reader, writer = await open_socket(port)
+            writer.write(CLOSE_4001)
+            self.assertEqual(await reader.read(), b"\x88\x05\x0f\xa1why")
+            await until(lambda: len(self.received) == 2)
+            writer.close()
+
     async def test_handle_parser_exception(self):
         async with self.serve() as (_, port):
             reader, writer = await open_socket(port)
