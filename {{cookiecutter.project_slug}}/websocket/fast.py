@@ -23,7 +23,6 @@ UNREAD: Final = 64 * 1024  # Bytes to keep for the application before reading no
 OVERHEAD: Final = 512  # Bytes that a message takes besides its data.
 PONGS: Final = 128 * 1024  # Bytes that the client has not read, above which pings are ignored.
 CHUNK: Final = 16 * 1024  # Bytes to read at once. A larger frame makes picows' buffer grow.
-
 WRITABLE: Final = asyncio.Event()
 WRITABLE.set()
 
@@ -41,8 +40,7 @@ class Protocol(WebSocketsSansIOProtocol, picows.WSListener):
         self.wire: Any = None
         self.ready: Any = None
         self.early = b""  # What the client has sent before the accept.
-        #: The kind and size of an incomplete message, whose fragments are in `frames`.
-        self.kind: picows.WSMsgType | None = None
+        self.kind: picows.WSMsgType | None = None  # Of an incomplete message, as is its size.
         self.size = 0
 
     def data_received(self, data: bytes) -> None:
@@ -161,7 +159,6 @@ class Events:
         self.arrival: asyncio.Future[None] | None = None  # Done when an event has come.
 
     def put_nowait(self, event: dict[str, Any]) -> bool:
-        """Return whether a task was waiting for the event."""
         self.events.append(event)
         if self.arrival is None or self.arrival.done():
             return False
@@ -192,8 +189,6 @@ class Events:
 
 class Sender:
     """What uvicorn's class calls in place of websockets' `ServerProtocol`."""
-
-    __slots__ = ("close_rcvd", "close_sent", "protocol")
 
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
@@ -261,8 +256,6 @@ class Parser(WSProtocol):
 
 class Wire:
     """The event loop's transport for picows, and at the same time the socket below it."""
-
-    __slots__ = ("transport",)
 
     def __init__(self, transport: Any) -> None:
         self.transport = transport
