@@ -10,7 +10,9 @@ from benchmarks.servers import IN_MEMORY, Server
 
 #: The rendered project as it is, and as it was where the command line names a revision.
 OURS = ("ours", "before")
-EVERYBODY = ("raw", *OURS, "starlette", "channels", "daphne")
+#: websocket.fast in place of uvicorn's default protocol class.
+FAST = ("raw_fast", "ours_fast")
+EVERYBODY = ("raw", *OURS, "starlette", "channels", "daphne", *FAST)
 ON_DJANGO = ("raw", *OURS, "channels", "daphne")
 OVER_REDIS = (*OURS, "channels_core", "channels_pubsub")
 UVICORNS = ("raw", "raw_websockets", "raw_wsproto", "raw_asyncio", "raw_deflate")

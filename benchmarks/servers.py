@@ -60,6 +60,7 @@ class Contender:
 
 RAW = "contenders.raw:application"
 CHANNELS = "contenders.channels:application"
+FAST = {"--ws": "websocket.fast:Protocol"}
 IN_MEMORY = {"CHANNEL_LAYER": "channels.layers.InMemoryChannelLayer"}
 CORE = {"CHANNEL_LAYER": "channels_redis.core.RedisChannelLayer"}
 PUBSUB = {"CHANNEL_LAYER": "channels_redis.pubsub.RedisPubSubChannelLayer"}
@@ -73,6 +74,8 @@ CONTENDERS = {
     "daphne": Contender("Channels, Daphne", CHANNELS, daphne=True),
     "channels_core": Contender("channels_redis, core", CHANNELS, env=CORE),
     "channels_pubsub": Contender("channels_redis, pubsub", CHANNELS, env=PUBSUB),
+    "raw_fast": Contender("raw ASGI, websocket.fast", RAW, FAST),
+    "ours_fast": Contender("this project, websocket.fast", "project.asgi:application", FAST),
     "raw_websockets": Contender("raw ASGI, --ws websockets", RAW, {"--ws": "websockets"}),
     "raw_wsproto": Contender("raw ASGI, --ws wsproto", RAW, {"--ws": "wsproto"}),
     "raw_asyncio": Contender("raw ASGI, --loop asyncio", RAW, {"--loop": "asyncio"}),

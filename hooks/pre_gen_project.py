@@ -3,16 +3,16 @@
 import re
 import sys
 
-# What `pip install -e '.[dev,postgres,redis]'` installs, and the packages of the project itself:
+# What `pip install -e '.[dev,fast,postgres,redis]'` installs, and the packages of the project:
 # a distribution with one of these names would take its place. So would one named websocket-client:
 # Selenium and others need that beside the project.
 TAKEN = """
-anyio asgiref ast-serialize asyncpg certifi channels chat click colorama coverage daphne django
-django-environ django-stubs django-stubs-ext environ h11 hiredis httptools idna iniconfig librt
-mypy mypy-extensions packaging pathspec pip pluggy project prometheus-client psycopg psycopg-binary
-psycopg-pool pygments pytest pytest-django python-dotenv pyyaml redis ruff servestatic setuptools
-sqlparse types-pyyaml typing-extensions tzdata users uv uvicorn uvloop watchfiles websocket
-websocket-client websockets wheel whitenoise
+aiofastnet anyio asgiref ast-serialize asyncpg certifi channels chat click colorama coverage daphne
+django django-environ django-stubs django-stubs-ext environ h11 hiredis httptools idna iniconfig
+librt multidict mypy mypy-extensions packaging pathspec picows pip pluggy project prometheus-client
+psycopg psycopg-binary psycopg-pool pygments pytest pytest-django python-dotenv python-socks pyyaml
+redis ruff servestatic setuptools sqlparse types-pyyaml typing-extensions tzdata users uv uvicorn
+uvloop watchfiles websocket websocket-client websockets wheel whitenoise
 """
 
 

@@ -194,7 +194,7 @@ def project(render: Callable[..., Path], shared: Path) -> Project:
     with locked(shared / "project.lock"):
         if not (shared / "project.made").exists():
             shutil.copytree(render(), project.path)
-            packages = ("-e", ".[dev,postgres,redis]")
+            packages = ("-e", ".[dev,fast,postgres,redis]")
             make_venv(shared / "venv", "--compile-bytecode", *packages, cwd=project.path)
             project.run("manage.py", "migrate")
             (shared / "project.made").touch()
@@ -264,13 +264,17 @@ def edit(path: Path, text: str) -> None:
     written.replace(path)
 
 
+# The protocol class of all servers: .ci/run runs some tests again with websocket.fast.
+WS = {name: value for name, value in os.environ.items() if name == "UVICORN_WS"}
+
+
 class Server:
     """A real uvicorn, its log, and the ways in which a server can go away."""
 
     def __init__(self, project: Project, args: tuple[str, ...], env: dict[str, str]) -> None:
         self.project = project
         self.args = args
-        self.env = {**project.env, "PYTHONUNBUFFERED": "1", **env}
+        self.env = {**project.env, "PYTHONUNBUFFERED": "1", **WS, **env}
         self.lines: list[str] = []
         self.news = threading.Condition()
         self.port = free_port()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Project, Server
+from conftest import WS, Project, Server
 from sites import RawClient, frame, get, logging, serving
 
 TEXT, BINARY, CONTINUATION, CLOSE, PING = 1, 2, 0, 8, 9
@@ -151,10 +151,13 @@ def test_a_client_that_floods_and_does_not_read_is_dropped(
 ) -> None:
     before = resident(server)
     client = RawClient(server, f"/{view}/")
-    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+    errors = (BrokenPipeError, ConnectionResetError)
+    # websocket.fast reads pings, and what comes after its close, without keeping anything.
+    is_harmless = WS and view in ("sleep", "named/ok")
+    with contextlib.suppress(*errors) if is_harmless else pytest.raises(errors):
         for chunk in chunks:
             client.send(chunk)
-        while client.socket.recv(2**16):  # The close, for those who wait for it.
+        while not is_harmless and client.socket.recv(2**16):  # The close, for those who wait.
             pass
     assert resident(server) - before < 64 * 1024
     client.close()

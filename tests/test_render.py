@@ -51,6 +51,7 @@ chat/views.py
 compose.yaml
 docs/adopting.md
 docs/architecture.md
+docs/fast.md
 docs/first-app.md
 docs/from-channels.md
 docs/graphql.md
@@ -102,6 +103,7 @@ websocket/conf.py
 websocket/connection.py
 websocket/console.py
 websocket/counters.py
+websocket/fast.py
 websocket/groups/__init__.py
 websocket/groups/following.py
 websocket/groups/history.py
@@ -152,6 +154,7 @@ websocket/tests/test_auth.py
 websocket/tests/test_checks.py
 websocket/tests/test_commands.py
 websocket/tests/test_connection.py
+websocket/tests/test_fast.py
 websocket/tests/test_group_tasks.py
 websocket/tests/test_groups.py
 websocket/tests/test_handshake.py
