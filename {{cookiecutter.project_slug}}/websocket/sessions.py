@@ -59,6 +59,8 @@ class Sessions:
     def look(self) -> None:
         """Look up the sessions whose time has come; called once a second."""
         logins = []
+        while self.due and self.due[0][1].session() is None:
+            self.due.popleft()  # Its connection is over.
         while self.task is None and self.due and self.due[0][0] <= time.monotonic():
             logins.append(self.due.popleft()[1])
         if logins:

@@ -52,8 +52,10 @@ class RedisServer:
                 *(COMMAND, "--bind", "127.0.0.1", "--port", str(self.port)),
                 *("--appendonly", "no", "--dir", self.folder.name, "--save", ""),
             ],
+            # It may outlive a run of the tests that crashes, whose output nobody waits for then.
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
         while not self.is_up():

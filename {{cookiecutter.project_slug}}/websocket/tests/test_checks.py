@@ -46,6 +46,8 @@ class SettingsTests(SimpleTestCase):
         wrong: dict[str, list[Any]] = {
             "DISCONNECT_GRACE": [-1, "2", None, float("inf"), float("nan")],
             "EXPLAIN_REFUSALS": [None, 1, "false"],
+            "HISTORY": [["room."], {"room.": 0}, {7: 100}],
+            "HISTORY_TTL": [-1, None],
             "MAX_AGE": [-1, "1800"],
             "MAX_MESSAGE_SIZE": [0, 1.5, "1 MB"],
             "OUTBOX_SIZE": [0, None],

@@ -227,21 +227,24 @@ class Everything:
         )
 
     async def test_one_who_leaves_the_group_is_no_member(self: Any) -> None:
-        async with enter(self.a) as client, enter(self.a, self.ada) as ada:
-            with Changes() as changes:
+        with Changes() as changes:
+            async with enter(self.a) as client, enter(self.a, self.ada) as ada:
+                joined = {(await changes.next())[1], (await changes.next())[1]}
                 await say(client, "leave")
                 await say(ada, "leave")
-                heard = {(await changes.next())[1], (await changes.next())[1]}
-            self.assertEqual(heard, {client.id, str(self.ada.pk)})
+                left = {(await changes.next())[1::2], (await changes.next())[1::2]}
+            self.assertEqual(joined, {client.id, str(self.ada.pk)})
+            self.assertEqual(left, {(client.id, False), (str(self.ada.pk), False)})
             self.assertEqual(await amember_count(self.a), 0)
 
     async def test_one_who_logs_in_by_a_message_is_a_member_as_that_user(self: Any) -> None:
-        async with enter(self.a) as client:
-            with Changes() as changes:
+        with Changes() as changes:
+            async with enter(self.a) as client:
+                self.assertEqual((await changes.next())[1::2], (client.id, True))
                 await say(client, "login")
                 heard = [(await changes.next())[1::2] for _ in range(2)]
-            self.assertEqual(heard, [(str(self.ada.pk), True), (client.id, False)])
-            self.assertEqual(await amembers(self.a), {str(self.ada.pk): {"name": ""}})
+                self.assertEqual(heard, [(str(self.ada.pk), True), (client.id, False)])
+                self.assertEqual(await amembers(self.a), {str(self.ada.pk): {"name": ""}})
 
     async def test_an_info_that_is_too_large_or_is_not_json_is_an_error(self: Any) -> None:
         async with connect(f"/infos/{self.infos}/") as client:
@@ -389,16 +392,15 @@ class RedisTests(Everything, OnRedis, TransactionTestCase):
 
     async def test_a_member_whose_entry_is_not_confirmed_is_none(self) -> None:
         hub: Any = get_hub()
-        await hub.presence.join(self.a, presence.Identity("1", True), "1")  # Load the script.
-        enter, hub.presence.enter = (
-            hub.presence.enter,
-            enter_and_lose_the_answer(hub.presence.enter),
-        )
-        with Changes() as changes, self.assertRaises(PublishError):
-            await hub.presence.join(self.a, presence.Identity("2", True), "2")
-        self.assertEqual(await amembers(self.a), {"1": 1})
-        hub.presence.enter = enter
-        with changes:
+        with Changes() as changes:
+            await hub.presence.join(self.a, presence.Identity("1", True), "1")
+            self.assertEqual(await changes.next(), (self.a, "1", 1, True))
+            enter = hub.presence.enter
+            hub.presence.enter = enter_and_lose_the_answer(enter)
+            with self.assertRaises(PublishError):
+                await hub.presence.join(self.a, presence.Identity("2", True), "2")
+            self.assertEqual(await amembers(self.a), {"1": 1})
+            hub.presence.enter = enter
             await hub.presence.join(self.a, presence.Identity("2", True), "2")
             self.assertEqual(await changes.next(), (self.a, "2", 2, True))
 
