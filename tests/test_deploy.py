@@ -187,10 +187,10 @@ class Proxy:
         )
 
 
-def nginx_site(readme: str) -> str:
+def nginx_site(page: str) -> str:
     (found,) = (
         token.content
-        for token in MarkdownIt().parse(readme)
+        for token in MarkdownIt().parse(page)
         if token.type == "fence" and token.content.startswith("# /etc/nginx/")
     )
     return found
@@ -202,7 +202,7 @@ def nginx(
     webs: list[Web],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Proxy]:
-    """The README's nginx, with a certificate of its own."""
+    """The nginx of docs/production.md, with a certificate of its own."""
     program, folder = need("nginx"), tmp_path_factory.mktemp("nginx")
     certificate = folder / "fullchain.pem"
     run(
@@ -212,7 +212,8 @@ def nginx(
         *("-out", certificate, "-keyout", folder / "privkey.pem"),
     )
     plain, secure = free_port(), free_port()
-    site = nginx_site((deployed[0].path / "README.md").read_text(encoding="utf-8"))
+    page = deployed[0].path / "docs" / "production.md"
+    site = nginx_site(page.read_text(encoding="utf-8"))
     for theirs, ours in {
         "127.0.0.1:8000": f"127.0.0.1:{webs[0].port}",
         "127.0.0.1:8001": f"127.0.0.1:{webs[1].port}",

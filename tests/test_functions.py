@@ -1,4 +1,4 @@
-"""Tests of sockets as functions, with pytest-asyncio or anyio, as the README says that one may."""
+"""Tests of sockets as functions, with pytest-asyncio or anyio, as docs/testing.md allows."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The README of the rendered project: its code runs, its tables are complete, its options exist."""
+"""The README and the pages that continue it: code runs, tables are complete, options exist."""
 
 import ast
 import configparser
@@ -19,11 +19,11 @@ from services import need, running
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from docs import FILE, block, blocks
+from docs import FILE, block, blocks, guide
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-# What the README's own tests leave out of what its views promise.
+# What the documents' own tests leave out of what their views promise.
 MORE_TESTS = """
 import asyncio
 
@@ -175,7 +175,8 @@ class CommittedTests(TransactionTestCase):
 
 @pytest.fixture(scope="module")
 def readme(project: Project) -> str:
-    return (project.path / "README.md").read_text(encoding="utf-8")
+    """The README, and the pages that continue it."""
+    return guide(project.path)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def test_the_tests_of_the_readme_pass_and_its_views_do_what_it_says(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here.")
-def test_two_people_talk_in_the_room_of_the_readme(
+def test_a_page_shows_the_time_and_two_people_talk_in_the_room(
     pasted: Project, serve: Callable[..., Server]
 ) -> None:
     make_users = (
@@ -231,6 +232,8 @@ def test_two_people_talk_in_the_room_of_the_readme(
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         anna, ben = (browser.new_context().new_page() for _ in range(2))
+        anna.goto(f"{server.url}/time/")
+        expect(anna.locator("time")).to_have_text(re.compile(r"^\d{4}-\d\d-\d\dT"))
         enter(anna, "anna")
         enter(ben, "ben")
         anna.get_by_label("Message").fill("<b>hello</b>")

@@ -4,14 +4,16 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from conftest import TEMPLATE, Project, run
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 PATHS = """
 .dockerignore
@@ -51,14 +53,21 @@ chat/views.py
 compose.yaml
 docs/adopting.md
 docs/architecture.md
+docs/browser.md
 docs/fast.md
 docs/first-app.md
 docs/from-channels.md
 docs/graphql.md
+docs/groups.md
+docs/handshake.md
 docs/html.md
+docs/production.md
 docs/reference.md
 docs/security.md
+docs/testing.md
+docs/threads.md
 docs/tokens.md
+docs/views.md
 manage.py
 project/__init__.py
 project/asgi.py
@@ -221,9 +230,52 @@ def test_without_the_chat_example_nothing_is_left_of_it(render: Callable[..., Pa
     assert files(project) == [path for path in PATHS.split() if not path.startswith("chat/")]
     for path in files(project):
         # Documents and the tests of groups may speak of chats, as an example of their own.
+        text = (project / path).read_text(encoding="utf-8")
         if not path.startswith(("docs/", "websocket/tests/")) and path != "README.md":
-            assert "chat" not in (project / path).read_text(encoding="utf-8").lower(), path
-    assert not re.search(r"\bchat[/.:]", (project / "README.md").read_text(encoding="utf-8"))
+            assert "chat" not in text.lower(), path
+        elif path.endswith(".md"):
+            # Channels' own example is a chat, too.
+            text = re.sub(r'"chat\.message"|\bws/chat/', "", text)
+            assert not re.search(r"\bchat[/.:]", text), path
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_each_link_in_the_documents_leads_to_a_file_and_a_heading_that_exist(
+    render: Callable[..., Path], chat: bool
+) -> None:
+    project = render(chat_example=chat)
+    pages = {
+        path.resolve(): MarkdownIt().parse(path.read_text("utf-8"))
+        for path in project.rglob("*.md")
+    }
+    anchors = {path: set(headings(tokens)) for path, tokens in pages.items()}
+    found = 0
+    for path, tokens in pages.items():
+        for link in links(tokens):
+            target, _, anchor = link.partition("#")
+            if "://" in target:
+                continue
+            found += 1
+            file = (path.parent / target).resolve() if target else path
+            assert file.is_file(), f"{path.name} links to {link}"
+            assert not anchor or anchor in anchors[file], f"{path.name} links to {link}"
+    assert found > 30
+
+
+def headings(tokens: list[Token]) -> Iterator[str]:
+    """Yield the anchors that GitHub gives the headings of a page."""
+    for opening, inline in pairwise(tokens):
+        if opening.type == "heading_open":
+            text = "".join(child.content for child in inline.children or [])
+            yield re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+
+
+def links(tokens: list[Token]) -> Iterator[str]:
+    """Yield where the links and pictures of a page lead."""
+    for token in tokens:
+        for child in token.children or []:
+            if target := child.attrGet("href") or child.attrGet("src"):
+                yield str(target)
 
 
 @pytest.mark.parametrize("chat", [True, False])
