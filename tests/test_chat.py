@@ -378,6 +378,7 @@ def test_the_state_moves_nothing_under_a_reader_and_keeps_what_is_typed(
     read.evaluate("(item) => item.scrollIntoView()")
     expect(texts(ada).last).not_to_be_in_viewport()
     place = read.bounding_box()
+    assert ada.evaluate("scrollY") == 0
     box(ada).fill("A draft")
     server.kill()
     expect(state(ada)).to_have_text("Reconnecting")
@@ -390,14 +391,12 @@ def test_the_state_moves_nothing_under_a_reader_and_keeps_what_is_typed(
     expect(state(ada)).to_have_text("Connected", timeout=90_000)
     after = [str(number) for number in range(29, 230) if number != 50]
     expect(texts(ada)).to_have_text(after)
-    assert read.bounding_box() == place
+    assert read.bounding_box()["y"] == pytest.approx(place["y"], abs=1)
     expect(box(ada)).to_have_value("A draft")
     forget_what_was_refused(complaints)
 
 
-def test_with_redis_a_page_gets_only_what_it_missed(
-    serve, enter, project, env, redis, complaints
-):
+def test_with_redis_a_page_gets_only_what_it_missed(serve, enter, project, env, redis, complaints):
     env["REDIS_URL"] = redis
     server = serve(env=env)
     ada = enter(server, "ada")

@@ -16,6 +16,7 @@ from users.models import User
 from websocket.connection import InvalidMessage, WebSocket
 from websocket.groups import PublishError, amembers, apublish, publish
 
+
 class RoomsView(LoginRequiredMixin, ListView):
     """The rooms, each with what was said last."""
 
@@ -96,4 +97,4 @@ def store(room: Room, user: User, data: dict[str, Any]) -> dict[str, Any]:
         form = MessageForm(data, instance=Message(room=room, user=user))
         if form.is_valid():
             raise
-    return cast(dict[str, Any], form.errors.get_json_data())
+    return form.errors.get_json_data()

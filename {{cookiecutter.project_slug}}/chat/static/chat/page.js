@@ -31,13 +31,19 @@ export function showMessage(message) {
   log.insertBefore(item, [...log.children].find((other) => other.dataset.id > id) ?? null);
 }
 
-/** Show these messages alone. Those that are there stay, so that nothing moves under a reader. */
+/** Show these messages alone, and do not move what a reader looks at. */
 export function replaceMessages(messages) {
   const ids = new Set(messages.map(({ id }) => String(id)));
-  for (const item of [...log.children]) {
-    if (!ids.has(item.dataset.id)) item.remove();
+  const stays = ({ dataset }) => ids.has(dataset.id);
+  const items = [...log.children];
+  const seen = items.find((item) => stays(item) && item.offsetTop >= log.scrollTop);
+  const top = seen?.getBoundingClientRect().top;
+  for (const item of items) {
+    if (!stays(item)) item.remove();
   }
   messages.forEach(showMessage);
+  group();
+  if (seen) log.scrollTop += seen.getBoundingClientRect().top - top;
 }
 
 export function removeMessage(id) {
