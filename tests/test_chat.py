@@ -112,6 +112,13 @@ def forget_what_was_refused(complaints: list[str]) -> None:
     complaints[:] = [text for text in complaints if "net::ERR_CONNECTION_" not in text]
 
 
+SAY = """
+def say(texts):
+    room, user = Room.objects.get(), User.objects.get(username="grace")
+    Message.objects.bulk_create([Message(text=str(text), room=room, user=user) for text in texts])
+"""
+
+
 def in_database(project: Project, env: dict[str, str], code: str) -> None:
     code = f"from chat.models import *; from users.models import User\n{code}"
     project.run("manage.py", "shell", "-c", code, env={**project.env, **env})
@@ -340,13 +347,12 @@ def test_after_a_restart_nothing_is_missed_and_nothing_is_there_twice(
     for page in (ada, grace):
         expect(state(page)).to_have_text("Reconnecting")
         expect(page.get_by_role("button", name="Send")).to_be_disabled()
-    # More than fits into one message of the socket; and one is gone that the pages still have.
+    # More than WEBSOCKET_HISTORY keeps; and one is gone that the pages still have.
     in_database(
         project,
         env,
-        """
-say = dict(room=Room.objects.get(), user=User.objects.get(username="grace"))
-Message.objects.bulk_create([Message(text=f"Missed {number}", **say) for number in range(150)])
+        f"""{SAY}
+say(f"Missed {{number}}" for number in range(150))
 Message.objects.filter(text="Two").delete()
 """,
     )
@@ -359,6 +365,63 @@ Message.objects.filter(text="Two").delete()
     for page in (ada, grace):
         expect(texts(page)).to_have_text(after)
         expect(texts(page).last).to_be_in_viewport()
+    forget_what_was_refused(complaints)
+
+
+def test_the_state_moves_nothing_under_a_reader_and_keeps_what_is_typed(
+    server, enter, project, env, complaints
+):
+    in_database(project, env, f"{SAY}say(range(210))")
+    ada = enter(server, "ada")
+    expect(texts(ada)).to_have_text([str(number) for number in range(10, 210)])
+    read = texts(ada).filter(has_text="100")
+    read.evaluate("(item) => item.scrollIntoView()")
+    expect(texts(ada).last).not_to_be_in_viewport()
+    place = read.bounding_box()
+    assert ada.evaluate("scrollY") == 0
+    box(ada).fill("A draft")
+    server.kill()
+    expect(state(ada)).to_have_text("Reconnecting")
+    # Above and below what ada reads.
+    in_database(
+        project, env, f"{SAY}say(range(210, 230)); Message.objects.filter(text='50').delete()"
+    )
+    server.restart()
+    hurry(ada)
+    expect(state(ada)).to_have_text("Connected", timeout=90_000)
+    after = [str(number) for number in range(29, 230) if number != 50]
+    expect(texts(ada)).to_have_text(after)
+    assert read.bounding_box()["y"] == pytest.approx(place["y"], abs=1)
+    expect(box(ada)).to_have_value("A draft")
+    forget_what_was_refused(complaints)
+
+
+def test_with_redis_a_page_gets_only_what_it_missed(serve, enter, project, env, redis, complaints):
+    env["REDIS_URL"] = redis
+    server = serve(env=env)
+    ada = enter(server, "ada")
+    for text in ("One", "Two"):
+        say(ada, text)
+        expect(texts(ada).last).to_have_text(text)
+    states = []
+    ada.on("websocket", lambda socket: socket.on("framereceived", lambda data: states.append(data)))
+    server.stop()
+    expect(state(ada)).to_have_text("Reconnecting")
+    in_database(
+        project,
+        env,
+        f"""{SAY}say(["Missed"])
+from websocket.groups import publish
+publish(Room.objects.get().group, Message.objects.last().as_event())
+Message.objects.filter(text="One").delete()
+""",
+    )
+    server.restart()
+    hurry(ada)
+    expect(state(ada)).to_have_text("Connected", timeout=90_000)
+    expect(texts(ada)).to_have_text(["Two", "Missed"])
+    [first] = [text for text in states if '"state"' in text]
+    assert json.loads(first)["messages"] is None
     forget_what_was_refused(complaints)
 
 

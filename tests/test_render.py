@@ -40,6 +40,7 @@ chat/migrations/0002_lobby.py
 chat/migrations/__init__.py
 chat/models.py
 chat/signals.py
+chat/static/chat/page.js
 chat/static/chat/room.js
 chat/templates/chat/base.html
 chat/templates/chat/login.html

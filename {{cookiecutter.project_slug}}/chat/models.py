@@ -7,6 +7,9 @@ from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
+# The number of messages on a page at first.
+LAST = 200
+
 
 class Room(models.Model):
     name = models.CharField(max_length=80, unique=True)
@@ -23,8 +26,18 @@ class Room(models.Model):
 
     @property
     def group(self) -> str:
-        """The group that all sockets in the room join."""
+        """The group for messages. Its history has what a page misses: see WEBSOCKET_HISTORY."""
         return f"chat.room.{self.pk}"
+
+    @property
+    def people(self) -> str:
+        """The group for who is here and who types, which is of no interest later."""
+        return f"chat.people.{self.pk}"
+
+    def last_messages(self) -> list[dict[str, Any]]:
+        """Return the events of the room's last messages."""
+        messages = self.messages.select_related("user").order_by("-id")[:LAST]
+        return [message.as_event() for message in reversed(messages)]
 
 
 class Message(models.Model):
@@ -37,7 +50,7 @@ class Message(models.Model):
     sent_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        # The socket asks for a room's messages by id, which only rises.
+        # A room's last messages are those with the highest ids.
         indexes = [models.Index(fields=["room", "id"], name="chat_message_room_id")]
         ordering = ["id"]
 

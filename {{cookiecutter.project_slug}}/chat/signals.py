@@ -28,5 +28,5 @@ def take_off_pages(instance: Message, **kwargs: Any) -> None:
 
 @receiver(presence_changed)
 def tell_who_is_here(group: str, key: str, info: Any, joined: bool, **kwargs: Any) -> None:
-    if group.startswith("chat.room."):
+    if group.startswith("chat.people."):
         publish(group, {"type": "joined" if joined else "left", "user_id": key, **info})

@@ -189,6 +189,9 @@ STATIC_ROOT = BASE_DIR / "staticfiles"
 STATIC_URL = "static/"
 
 # WebSockets: groups live in the memory of one process, or in Redis for any number of them.
+# jinja: if cookiecutter.chat_example
+WEBSOCKET_HISTORY = {"chat.room.": 100}  # What a page missed of so many messages, it gets.
+# jinja: endif
 WEBSOCKET_REDIS_PREFIX = "{{ cookiecutter.project_slug }}:"
 WEBSOCKET_REDIS_URL = env.str("REDIS_URL", default="")
 

@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from django.test import TestCase, TransactionTestCase, override_settings
 
 from chat.models import Message, Room
-from chat.tests.test_room import next_event, read_history
+from chat.tests.test_room import next_event, read_messages
 from users.models import User
 from websocket.testing import connect
 
@@ -71,7 +71,7 @@ class FromElsewhereTests(TransactionTestCase):
         )
         await sync_to_async(self.client.force_login)(self.admin)
         async with connect("/chat/rooms/den/ws/", user=self.admin) as socket:
-            await read_history(socket)
+            await read_messages(socket)
             chosen = {"action": "delete_selected", "_selected_action": message.pk, "post": "yes"}
             await sync_to_async(self.client.post)("/admin/chat/message/", chosen)
             event = await next_event(socket)
@@ -80,7 +80,7 @@ class FromElsewhereTests(TransactionTestCase):
 
     async def test_the_command_announces_something_that_is_not_stored(self) -> None:
         async with connect("/chat/rooms/den/ws/", user=self.admin) as socket:
-            await read_history(socket)
+            await read_messages(socket)
             await sync_to_async(call_command)("announce", "den", "Back in five minutes")
             event = await next_event(socket)
         self.assertEqual(event, {"type": "announcement", "text": "Back in five minutes"})

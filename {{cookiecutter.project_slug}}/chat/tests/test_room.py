@@ -1,6 +1,7 @@
 """What a room's socket sends, stores, passes on and refuses."""
 
 import asyncio
+import json
 import threading
 import uuid
 from importlib.util import find_spec
@@ -12,38 +13,50 @@ from asgiref.sync import sync_to_async
 from django.test import TestCase, TransactionTestCase, override_settings
 
 from chat.forms import MessageForm
-from chat.models import Message, Room
-from chat.views import HISTORY, last, store
+from chat.models import LAST, Message, Room
+from chat.views import store
 from users.models import User
-from websocket.groups import apublish
+from websocket.groups import PublishError, publish
 from websocket.testing import ClientSocket, HandshakeRefused, connect
 
 SOCKET = "/chat/rooms/den/ws/"
 
 
 async def next_event(socket: ClientSocket) -> Any:
-    """Return the next event that is not about who is here."""
-    while (event := await socket.receive_json())["type"] in ("here", "joined", "left"):
+    """Return the next event that is not about who comes and goes."""
+    while (event := await receive_event(socket))["type"] in ("joined", "left"):
         pass
     return event
 
 
 async def next_of(socket: ClientSocket, kind: str) -> Any:
     """Return the next event of this type."""
-    while (event := await socket.receive_json())["type"] != kind:
+    while (event := await receive_event(socket))["type"] != kind:
         pass
     return event
 
 
-async def read_history(socket: ClientSocket) -> list[str]:
-    """Return the texts that a socket begins with."""
-    texts = []
-    while True:
-        event = await next_event(socket)
-        assert event["type"] == "history"
-        texts += [message["text"] for message in event["messages"]]
-        if not event["more"]:
-            return texts
+async def receive_event(socket: ClientSocket) -> Any:
+    """Return the next event; of a client that resumes, without the line before it."""
+    text = ""
+    while not text.endswith("}"):
+        text = await socket.receive_text()
+    return json.loads(text.rpartition("\n")[2])
+
+
+async def read_messages(socket: ClientSocket) -> list[str] | None:
+    """Return the texts that a socket begins with, or None if it has them."""
+    event = await next_event(socket)
+    assert event["type"] == "state"
+    return event["messages"] and [message["text"] for message in event["messages"]]
+
+
+async def read_position(socket: ClientSocket) -> str:
+    """Return what a client that resumes sends when it comes back."""
+    position = ""
+    while "-" not in position:
+        position = await socket.receive_text()
+    return f"{await socket.receive_text()},{position}"
 
 
 async def say(socket: ClientSocket, text: str, key: str | None = None) -> None:
@@ -66,8 +79,8 @@ class RoomTests(TestCase):
 
     async def test_what_one_says_all_in_the_room_hear(self) -> None:
         async with connect(SOCKET, user=self.ada) as ada, connect(SOCKET, user=self.grace) as grace:
-            await read_history(ada)
-            await read_history(grace)
+            await read_messages(ada)
+            await read_messages(grace)
             await say(ada, "Hello!")
             for socket in (ada, grace):
                 event = await next_event(socket)
@@ -80,10 +93,10 @@ class RoomTests(TestCase):
     async def test_all_in_the_room_see_who_is_there(self) -> None:
         async with connect(SOCKET, user=self.ada) as ada:
             here = {str(self.ada.pk): {"name": "ada"}}
-            self.assertEqual((await next_of(ada, "here"))["members"], here)
+            self.assertEqual((await next_of(ada, "state"))["here"], here)
             async with connect(SOCKET, user=self.grace) as grace:
                 here[str(self.grace.pk)] = {"name": "grace"}
-                self.assertEqual((await next_of(grace, "here"))["members"], here)
+                self.assertEqual((await next_of(grace, "state"))["here"], here)
                 while (await next_of(ada, "joined"))["user_id"] != str(self.grace.pk):
                     pass
 
@@ -93,66 +106,47 @@ class RoomTests(TestCase):
             connect(SOCKET, user=self.ada) as ada,
             connect("/chat/rooms/attic/ws/", user=self.grace) as grace,
         ):
-            await read_history(ada)
-            await read_history(grace)
+            await read_messages(ada)
+            await read_messages(grace)
             await say(ada, "In the den")
             await say(grace, "In the attic")
             self.assertEqual((await next_event(grace))["text"], "In the attic")
 
     async def test_the_last_messages_are_there_when_one_comes_in(self) -> None:
-        await sync_to_async(self.stored)(*(str(number) for number in range(HISTORY + 5)))
+        await sync_to_async(self.stored)(*(str(number) for number in range(LAST + 5)))
         async with connect(SOCKET, user=self.grace) as socket:
-            texts = await read_history(socket)
-        self.assertEqual(texts, [str(number) for number in range(5, HISTORY + 5)])
+            texts = await read_messages(socket)
+        self.assertEqual(texts, [str(number) for number in range(5, LAST + 5)])
 
-    async def test_all_that_was_missed_is_there_when_one_comes_back(self) -> None:
-        texts = [str(number) for number in range(2 * HISTORY + 5)]
-        first, *_ = await sync_to_async(self.stored)("before", *texts)
-        async with connect(f"{SOCKET}?after={first.pk}", user=self.grace) as socket:
-            self.assertEqual(await read_history(socket), ["before", *texts])
+    async def test_typing_and_coming_and_going_leave_the_history_to_the_messages(self) -> None:
+        async with connect(f"{SOCKET}?resume", user=self.grace) as grace:
+            await read_messages(grace)
+            before = await read_position(grace)
+            async with connect(SOCKET, user=self.ada) as ada:
+                await read_messages(ada)
+                await ada.send_json({"type": "typing"})
+                self.assertEqual((await next_event(grace))["type"], "typing")
+        async with connect(f"{SOCKET}?resume={before}", user=self.grace) as grace:
+            after = await read_position(grace)
+            self.assertIsNone(await read_messages(grace))
+        self.assertEqual(before.split(",")[1], after.split(",")[1])
 
-    async def test_a_message_stored_late_under_an_earlier_id_is_not_missed(self) -> None:
-        _, seen = await sync_to_async(self.stored)("late", "seen")
-        async with connect(f"{SOCKET}?after={seen.pk}", user=self.grace) as socket:
-            self.assertIn("late", await read_history(socket))
-
-    async def test_what_is_said_while_the_history_loads_is_not_missed(self) -> None:
-        async def load_slowly(room: Room) -> list[dict[str, Any]]:
-            messages = await last(room)
-            await apublish(room.group, {"type": "message", "text": "meanwhile"})
+    async def test_what_is_said_while_the_state_loads_is_not_missed(self) -> None:
+        def load_slowly(room: Room, load: Any = Room.last_messages) -> list[dict[str, Any]]:
+            messages: list[dict[str, Any]] = load(room)
+            publish(room.group, {"type": "message", "text": "meanwhile"})
             return messages
 
-        with mock.patch("chat.views.last", load_slowly):
+        with mock.patch.object(Room, "last_messages", load_slowly):
             async with connect(SOCKET, user=self.grace) as socket:
                 events = [await next_event(socket) for _ in range(2)]
-                # Over Redis, what is published may come after what is sent.
-                self.assertCountEqual([e["type"] for e in events], ["message", "history"])
-
-    async def test_what_was_deleted_meanwhile_is_told_too(self) -> None:
-        first, gone, last = await sync_to_async(self.stored)("first", "gone", "last")
-        kept = [first.pk, last.pk]
-        await sync_to_async(gone.delete)()
-        query = f"?first={first.pk}&after={last.pk}"
-        async with connect(SOCKET + query, user=self.grace) as socket:
-            self.assertEqual(await next_event(socket), {"type": "kept", "ids": kept})
-
-    async def test_nobody_can_ask_for_all_that_was_ever_said_at_once(self) -> None:
-        _, *kept = await sync_to_async(self.stored)("first", "second", "third")
-        with mock.patch("chat.views.KEPT", 2):
-            async with connect(f"{SOCKET}?first=0&after={10**17}", user=self.grace) as socket:
-                ids = [message.pk for message in kept]
-                self.assertEqual(await next_event(socket), {"type": "kept", "ids": ids})
-
-    async def test_an_after_that_is_no_id_is_as_good_as_none(self) -> None:
-        await sync_to_async(self.stored)("hello")
-        for after in ("", "x", "-1", "1.5", "9" * 30):
-            async with connect(f"{SOCKET}?after={after}", user=self.grace) as socket:
-                self.assertEqual(await read_history(socket), ["hello"])
+                # The order is the page's business.
+                self.assertCountEqual([e["type"] for e in events], ["message", "state"])
 
     async def test_a_message_that_is_sent_twice_is_stored_once(self) -> None:
         key = uuid.uuid4().hex
         async with connect(SOCKET, user=self.ada) as socket:
-            await read_history(socket)
+            await read_messages(socket)
             await say(socket, "Once", key)
             self.assertEqual((await next_event(socket))["key"], key)
             await say(socket, "Once", key)
@@ -163,8 +157,8 @@ class RoomTests(TestCase):
     async def test_what_the_form_refuses_only_its_author_hears_of(self) -> None:
         refusals = {"": "required", " \n": "required", "x" * 501: "max_length"}
         async with connect(SOCKET, user=self.ada) as ada, connect(SOCKET, user=self.grace) as grace:
-            await read_history(ada)
-            await read_history(grace)
+            await read_messages(ada)
+            await read_messages(grace)
             for text, code in refusals.items():
                 await say(ada, text)
                 event = await next_event(ada)
@@ -176,14 +170,14 @@ class RoomTests(TestCase):
 
     async def test_half_a_surrogate_pair_does_no_harm(self) -> None:
         async with connect(SOCKET, user=self.ada) as socket:
-            await read_history(socket)
+            await read_messages(socket)
             await say(socket, "\ud83d!")
             self.assertEqual((await next_event(socket))["text"], "?!")
 
     async def test_a_typing_hint_reaches_the_others_and_is_not_stored(self) -> None:
         async with connect(SOCKET, user=self.ada) as ada, connect(SOCKET, user=self.grace) as grace:
-            await read_history(ada)
-            await read_history(grace)
+            await read_messages(ada)
+            await read_messages(grace)
             await ada.send_json({"type": "typing"})
             await say(ada, "Done")
             hint = {"type": "typing", "user": "ada", "user_id": self.ada.pk}
@@ -195,7 +189,7 @@ class RoomTests(TestCase):
         unknown: list[Any] = [1, [], {}, {"type": "shout"}, {"type": "say", "text": 1, "key": "k"}]
         for data in unknown:
             async with connect(SOCKET, user=self.ada) as socket:
-                await read_history(socket)
+                await read_messages(socket)
                 await socket.send_json(data)
                 self.assertEqual(await socket.wait_closed(), 1003)
 
@@ -220,9 +214,25 @@ class CommittedTests(TransactionTestCase):
         self.ada = User.objects.create_user("ada")
         self.room = Room.objects.create(name="Den", slug="den")
 
+    async def test_one_who_comes_back_gets_what_was_missed_and_no_more(self) -> None:
+        async with connect(f"{SOCKET}?resume", user=self.ada) as page:
+            self.assertEqual(await read_messages(page), [])
+            resume = await read_position(page)
+        async with connect(SOCKET, user=self.ada) as ada:
+            await read_messages(ada)
+            for number in range(3):
+                await say(ada, str(number))
+                message = await next_event(ada)
+            await sync_to_async(Message.objects.filter(pk=message["id"]).delete)()
+        async with connect(f"{SOCKET}?resume={resume}", user=self.ada) as page:
+            missed = [await next_event(page) for _ in range(4)]
+            self.assertEqual([event.get("text") for event in missed[:3]], ["0", "1", "2"])
+            self.assertEqual(missed[3], {"type": "removed", "id": message["id"]})
+            self.assertIsNone(await read_messages(page))
+
     async def test_who_talks_in_a_room_that_was_deleted_is_told_that_it_is_gone(self) -> None:
         async with connect(SOCKET, user=self.ada) as socket:
-            await read_history(socket)
+            await read_messages(socket)
             await sync_to_async(self.room.delete)()
             await say(socket, "Anybody here?")
             self.assertEqual(await socket.wait_closed(), 1008)
@@ -234,7 +244,7 @@ class CommittedTests(TransactionTestCase):
             save(form)
 
         async with connect(SOCKET, user=self.ada) as socket:
-            await read_history(socket)
+            await read_messages(socket)
             with mock.patch.object(MessageForm, "save", delete_and_save):
                 await say(socket, "Anybody here?")
                 self.assertEqual(await socket.wait_closed(), 1008)
@@ -245,7 +255,7 @@ class CommittedTests(TransactionTestCase):
             save(form)
 
         async with connect(SOCKET, user=self.ada) as socket:
-            await read_history(socket)
+            await read_messages(socket)
             with mock.patch.object(MessageForm, "save", delete_and_save):
                 await say(socket, "Am I still here?")
                 self.assertEqual(await socket.wait_closed(), 1012)
@@ -258,7 +268,7 @@ class CommittedTests(TransactionTestCase):
             save(form)
 
         async with connect(SOCKET, user=self.ada) as socket:
-            await read_history(socket)
+            await read_messages(socket)
             with mock.patch.object(MessageForm, "save", store_and_save):
                 await say(socket, "Once", key)
                 event = await next_event(socket)
@@ -267,7 +277,7 @@ class CommittedTests(TransactionTestCase):
 
     async def test_a_message_is_published_even_if_its_view_is_cancelled_meanwhile(self) -> None:
         async with connect(SOCKET, user=self.ada) as socket:
-            await read_history(socket)
+            await read_messages(socket)
             loop, cancelled = asyncio.get_running_loop(), threading.Event()
 
             def cancel() -> None:
@@ -289,7 +299,7 @@ class CommittedTests(TransactionTestCase):
 
     async def test_a_user_who_was_renamed_speaks_under_the_new_name(self) -> None:
         async with connect(SOCKET, user=self.ada) as socket:
-            await read_history(socket)
+            await read_messages(socket)
             await sync_to_async(User.objects.filter(pk=self.ada.pk).update)(username="ada.lovelace")
             await say(socket, "Hello!")
             event = await next_event(socket)
@@ -305,3 +315,12 @@ class WithoutRedisTests(TransactionTestCase):
         with self.assertLogs("django.websocket", "ERROR"), self.assertNoLogs("django.request"):
             async with connect(SOCKET, user=ada) as socket:
                 self.assertEqual(await socket.wait_closed(), 1013)
+
+    async def test_a_message_that_nobody_could_be_told_of_is_not_kept(self) -> None:
+        """The page sends it again, and then it is stored and told."""
+        ada = await sync_to_async(User.objects.create_user)("ada")
+        room = await sync_to_async(Room.objects.create)(name="Den", slug="den")
+        data = {"type": "say", "text": "Hello!", "key": uuid.uuid4().hex}
+        with self.assertLogs("chat.signals", "ERROR"), self.assertRaises(PublishError):
+            await store(room, ada, data)
+        self.assertFalse(await sync_to_async(Message.objects.exists)())

@@ -1,103 +1,74 @@
 /** A room's page: shows who is there and what is said, and says what the visitor types. */
 
 import { ReconnectingWebSocket } from "../websocket/client.js";
+import * as page from "./page.js";
 
 /** How often a typing hint is sent while somebody types, and how long one is shown, in ms. */
 const HINT_EVERY = 2_000;
 const HINT_LASTS = 4_000;
 
-const element = (id) => document.getElementById(id);
-const log = element("log");
-/** Whether an event is about the visitor, whose name may have changed since the page was loaded. */
-const isMine = ({ user_id }) => String(user_id) === document.body.dataset.user;
+const form = document.getElementById("form");
+const { text } = form.elements;
+const socket = new ReconnectingWebSocket(document.body.dataset.socket, [], { resume: true });
 
-/** The id up to which the page has all messages: what a new connection goes on from. */
-let after = null;
-/** What `after` was when this connection was asked for. */
-let askedAfter = null;
-/** Whether this connection has sent what was missed: until then, what is new may be far ahead. */
-let live = false;
+/** The events that wait for this connection's state, which may be older than they are. */
+let early = [];
 /** What was sent and has not come back yet, by its key. */
 const pending = new Map();
-let hinted = -Infinity;
-let atEnd = true;
-const typing = new Map();
 /** Who is in the room: names, by the users' ids. */
 const here = new Map();
-
-const socket = new ReconnectingWebSocket(() => {
-  askedAfter = after;
-  const url = new URL(document.body.dataset.socket, location.href);
-  if (after !== null) {
-    url.searchParams.set("first", shown()[0]?.dataset.id ?? after);
-    url.searchParams.set("after", after);
-  }
-  return url;
-});
-
-function shown() {
-  return log.querySelectorAll("[data-id]");
-}
+/** Who types: timers, by the users' names. */
+const typing = new Map();
+let hinted = -Infinity;
 
 const handlers = {
-  here({ members }) {
-    here.clear();
+  /** The first event of each connection; without messages if the page has them. */
+  state({ here: members, messages }) {
+    if (messages) {
+      messages.forEach(({ key }) => pending.delete(key));
+      page.replaceMessages(messages);
+    }
     for (const [user_id, { name }] of Object.entries(members)) here.set(user_id, name);
-    showHere();
+    page.showPeople(here);
+    const events = early;
+    early = null;
+    events.forEach(handle);
+    page.readOut();
+    page.showState("connected", "Connected");
+    // What has not come back by now had not arrived when the connection was lost.
+    for (const [key, said] of pending) say(key, said);
   },
 
   joined({ user_id, name }) {
     here.set(user_id, name);
-    showHere();
+    page.showPeople(here);
   },
 
   left({ user_id }) {
     here.delete(user_id);
-    showHere();
-  },
-
-  history({ messages, more }) {
-    messages.forEach(show);
-    keepEnd();
-    if (messages.length) after = Math.max(after, messages.at(-1).id);
-    if (!more) goLive();
+    page.showPeople(here);
   },
 
   message(message) {
-    show(message);
-    atEnd ||= isMine(message);
-    keepEnd();
-    if (live) after = Math.max(after, message.id);
+    pending.delete(message.key);
     stopTyping(message.user);
-  },
-
-  /** Of the messages that the page had when it asked, these are still there. */
-  kept({ ids }) {
-    const there = new Set(ids);
-    for (const item of shown()) {
-      const id = Number(item.dataset.id);
-      if (id <= askedAfter && !there.has(id)) remove(item);
-    }
+    page.showMessage(message);
+    if (page.isMine(message)) page.goToEnd();
   },
 
   removed({ id }) {
-    remove(log.querySelector(`[data-id="${id}"]`));
+    page.removeMessage(id);
   },
 
-  announcement({ text }) {
-    const item = document.createElement("p");
-    item.className = "announcement";
-    item.textContent = text;
-    log.append(item);
-    keepEnd();
+  announcement(announcement) {
+    page.announce(announcement.text);
   },
 
   typing(hint) {
-    if (isMine(hint)) return;
-    const { user } = hint;
-    clearTimeout(typing.get(user));
-    typing.set(user, setTimeout(() => stopTyping(user), HINT_LASTS));
-    showTyping();
+    if (page.isMine(hint)) return;
+    clearTimeout(typing.get(hint.user));
+    typing.set(hint.user, setTimeout(stopTyping, HINT_LASTS, hint.user));
+    page.showTyping([...typing.keys()]);
   },
 
   errors({ key, errors }) {
@@ -107,170 +78,59 @@ const handlers = {
   },
 };
 
-/** Put a message in its place, unless it is there. */
-function show(message) {
-  const { id, key, user, user_id, text, sent_at } = message;
-  pending.delete(key);
-  if (log.querySelector(`[data-id="${id}"]`)) return;
-  const item = document.createElement("article");
-  item.className = isMine(message) ? "message mine" : "message";
-  item.dataset.id = id;
-  item.dataset.user = user_id;
-  const time = document.createElement("time");
-  time.dateTime = sent_at;
-  time.textContent = when(new Date(sent_at));
-  item.append(colour(span("message-user dot", user), user_id), span("message-text", text), time);
-  let before = log.lastElementChild;
-  while (before && Number(before.dataset.id) > id) before = before.previousElementSibling;
-  if (before) before.after(item);
-  else log.prepend(item);
-  group(item);
-  group(item.nextElementSibling);
-}
-
-function remove(item) {
-  const next = item?.nextElementSibling;
-  item?.remove();
-  group(next);
-}
-
-/** Of what one user says in a row, the first message alone shows the name. */
-function group(item) {
-  const { user } = item?.previousElementSibling?.dataset ?? {};
-  item?.classList.toggle("follows", user !== undefined && user === item.dataset.user);
-}
-
-/** Give each user another colour than the next one has. */
-function colour(item, user_id) {
-  let number = 0;
-  for (const char of String(user_id)) number = (number * 31 + char.charCodeAt(0)) % 9973;
-  item.style.setProperty("--hue", Math.round(number * 137.5) % 360);
-  return item;
-}
-
-function showHere() {
-  const items = [...here].sort(([, a], [, b]) => a.localeCompare(b)).map(([user_id, name]) => {
-    const item = document.createElement("li");
-    item.className = "dot";
-    item.textContent = name;
-    return colour(item, user_id);
-  });
-  element("people").replaceChildren(...items);
-}
-
-function span(className, text) {
-  const span = document.createElement("span");
-  span.className = className;
-  span.textContent = text;
-  return span;
-}
-
-function when(date) {
-  const time = date.toLocaleTimeString([], { timeStyle: "short" });
-  const isToday = date.toDateString() === new Date().toDateString();
-  return isToday ? time : `${date.toLocaleDateString([], { dateStyle: "medium" })}, ${time}`;
-}
-
-/** Show the newest message, unless the visitor has scrolled up to older ones. */
-function keepEnd() {
-  if (atEnd) log.scrollTop = log.scrollHeight;
-}
-
-function goLive() {
-  live = true;
-  // From now on a screen reader reads out what is new; the history would have been too much.
-  log.setAttribute("aria-live", "polite");
-  showState("connected", "Connected");
-  // What is not among what was missed had not arrived when the connection was lost.
-  pending.forEach((text, key) => say(key, text));
-}
-
-function showState(state, word) {
-  element("status").dataset.state = state;
-  element("state").textContent = word;
-  element("send").disabled = state !== "connected";
-}
-
-function showTyping() {
-  const names = [...typing.keys()];
-  element("typing").textContent =
-    names.length === 0 ? ""
-    : names.length === 1 ? `${names[0]} is typing…`
-    : names.length < 4 ? `${names.slice(0, -1).join(", ")} and ${names.at(-1)} are typing…`
-    : "Several people are typing…";
-}
+const handle = (event) => handlers[event.type]?.(event);
 
 function stopTyping(user) {
   clearTimeout(typing.get(user));
-  if (typing.delete(user)) showTyping();
+  if (typing.delete(user)) page.showTyping([...typing.keys()]);
 }
 
-function showError(text) {
-  element("error").textContent = text;
-  if (text) element("text").setAttribute("aria-invalid", "true");
-  else element("text").removeAttribute("aria-invalid");
-}
-
-function say(key, text) {
-  pending.set(key, text);
-  socket.send(JSON.stringify({ type: "say", key, text }));
+function say(key, said) {
+  pending.set(key, said);
+  socket.send(JSON.stringify({ type: "say", key, text: said }));
 }
 
 /** Put what was refused back where it was typed, and say why. */
 function giveBack(key, why) {
-  element("text").value ||= pending.get(key);
+  text.value ||= pending.get(key);
   pending.delete(key);
-  showError(why);
+  page.showError(why);
 }
-
-/** Show why there will be no other connection: the visitor is logged out, or may not enter. */
-function end(state, explanation) {
-  showState("closed", state);
-  element(explanation).hidden = false;
-  element("form").hidden = true;
-  element("account").hidden = explanation === "logged-out";
-}
-
-log.addEventListener("scroll", () => {
-  atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-});
-new ResizeObserver(keepEnd).observe(log);
 
 socket.addEventListener("message", ({ data }) => {
   const event = JSON.parse(data);
-  handlers[event.type]?.(event);
+  if (early && event.type !== "state") early.push(event);
+  else handle(event);
 });
 
 socket.addEventListener("close", ({ code, reason }) => {
-  live = false;
-  for (const user of [...typing.keys()]) stopTyping(user);
+  early?.forEach(handle); // The next connection begins after them.
+  early = [];
+  for (const user of typing.keys()) stopTyping(user);
   here.clear();
-  showHere();
+  page.showPeople(here);
   // Too big, or too much for the server: sent again, it would be so again.
   if ([1009, 1011].includes(code)) {
-    pending.forEach((text, key) => giveBack(key, "This could not be sent."));
+    for (const key of pending.keys()) giveBack(key, "This could not be sent.");
   }
-  if (code === 3000) end("Logged out", "logged-out");
-  else if (code === 3003) end("No access", "no-access");
-  else if (socket.readyState === socket.CLOSED) showState("closed", `Closed ${reason || code}`);
-  else showState("reconnecting", "Reconnecting");
+  if (socket.readyState === socket.CLOSED) page.showEnd(code, reason);
+  else page.showState("reconnecting", "Reconnecting");
 });
 
-element("form").addEventListener("submit", (event) => {
+form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!live) return;
-  const { value } = element("text");
-  event.target.reset();
-  element("text").focus();
-  showError("");
+  const { value } = text;
+  form.reset();
+  text.focus();
+  page.showError("");
   say(newKey(), value);
   hinted = -Infinity;
 });
 
-element("text").addEventListener("input", () => {
-  showError("");
+text.addEventListener("input", () => {
+  page.showError("");
   const now = performance.now();
-  if (!live || now - hinted < HINT_EVERY) return;
+  if (early || now - hinted < HINT_EVERY) return;
   hinted = now;
   socket.send(JSON.stringify({ type: "typing" }));
 });
