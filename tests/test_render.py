@@ -146,6 +146,7 @@ websocket/outbox.py
 websocket/pacing.py
 websocket/pending.py
 websocket/protocol.py
+websocket/redis_url.py
 websocket/refusal.py
 websocket/resume.py
 websocket/routes.py
@@ -173,6 +174,7 @@ websocket/tests/test_inbox.py
 websocket/tests/test_internals.py
 websocket/tests/test_life.py
 websocket/tests/test_link.py
+websocket/tests/test_many_redis.py
 websocket/tests/test_outbox.py
 websocket/tests/test_presence.py
 websocket/tests/test_protocol.py

@@ -6,10 +6,11 @@ They are read once, not for every message, and read again when a test overrides 
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.signals import setting_changed
+
+from websocket import redis_url
 
 #: Seconds that a view may go on after its connection has ended; then it is cancelled.
 DISCONNECT_GRACE: float = 2.0
@@ -42,7 +43,8 @@ REDIS_PREFIX: str = "websocket:"
 #: Seconds to wait for a connection to Redis, and for each of its answers.
 REDIS_TIMEOUT: float = 2.0
 
-#: The Redis server that the groups use. If this is empty, they live in the memory of one process.
+#: The Redis servers that the groups use, with spaces between them: each group lives on one of them,
+#: so all processes need the same. If this is empty, groups live in the memory of one process.
 REDIS_URL: str = ""
 
 #: The action if a client exceeds OUTBOX_SIZE: "close" closes its connection with 1013, "drop" drops
@@ -97,12 +99,8 @@ def errors() -> list[str]:
         for name, (is_valid, kind) in wanted.items()
         if not is_valid
     ]
-    if REDIS_URL and not _is_redis_url(REDIS_URL):
-        # Without its value, which may contain a password.
-        found.append(
-            "WEBSOCKET_REDIS_URL is not a URL such as redis://localhost:6379/0, in which a "
-            "password is percent-encoded."
-        )
+    if REDIS_URL and (problem := redis_url.problem(str(REDIS_URL))):
+        found.append(f"WEBSOCKET_REDIS_URL is {problem}.")
     elif REDIS_URL and find_spec("redis") is None:
         found.append(
             "WEBSOCKET_REDIS_URL is set, but the package redis is not installed: pip install redis."
@@ -122,11 +120,3 @@ def _is_history(value: Any) -> bool:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and value >= 1
-
-
-def _is_redis_url(url: Any) -> bool:
-    try:
-        parts = urlsplit(str(url))
-        return parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
-    except ValueError:  # For example, a "/" in a password makes the port invalid.
-        return False

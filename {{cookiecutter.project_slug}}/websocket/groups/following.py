@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final
-
-import redis.asyncio
 
 from websocket.groups.history import Kept
 from websocket.groups.message import Message, PublishError
@@ -21,10 +19,11 @@ from websocket.groups.redis_history import (
     read_arguments,
     unpack_stored,
 )
-from websocket.groups.server import publish_errors
+from websocket.groups.server import ClientOf, publish_errors, register
 from websocket.resume import Position
 
-# Histories that are read at the same time after an outage, and seconds until one is read again.
+# Histories that are read from one server at the same time after an outage, and seconds until one is
+# read again.
 READS: Final = 10
 RETRY: Final = 0.5
 
@@ -57,25 +56,28 @@ class Following:
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client_of: ClientOf,
         deliver: Callable[[str, Message, str | None], None],
         missed: Callable[[str], None],
     ) -> None:
         self.deliver = deliver
         self.missed = missed
-        self.publish_script = client.register_script(PUBLISH)
-        self.read_script = client.register_script(READ)
+        self.client_of = client_of
+        self.publish_script, self.read_script = register(client_of, PUBLISH, READ)
         self.groups: dict[str, Followed] = {}
         self.tasks: set[asyncio.Task[None]] = set()
-        self.turns = asyncio.Semaphore(READS)
+        #: By server, so that one that does not answer holds up no others.
+        self.turns = defaultdict[object, asyncio.Semaphore](lambda: asyncio.Semaphore(READS))
 
     async def publish(self, group: str, packed: bytes) -> None:
-        await self.publish_script(keys=keys_of(group), args=publish_arguments(group, packed))
+        keys, args = keys_of(group), publish_arguments(group, packed)
+        await self.publish_script(keys=keys, args=args, client=self.client_of(group))
 
     async def read(self, group: str, after: int | None) -> Stored | None:
         """Read a history: its position, and the messages after an offset unless that is None."""
         with publish_errors(f"Redis did not tell the history of {group!r}"):
-            answer = await self.read_script(keys=keys_of(group), args=read_arguments(after))
+            keys, args = keys_of(group), read_arguments(after)
+            answer = await self.read_script(keys=keys, args=args, client=self.client_of(group))
         return unpack_stored(group, answer)
 
     # The members
@@ -158,7 +160,7 @@ class Following:
         """Bring a copy up to date, and deliver what is new and what has waited."""
         group = followed.group
         try:
-            async with self.turns:
+            async with self.turns[self.client_of(group)]:
                 stored = await self.read(group, after)
         except PublishError:
             if followed.kept is None and self.groups.get(group) is followed:

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -30,7 +31,8 @@ from websocket.groups.redis_history import (
 )
 from websocket.groups.redis_presence import RedisPresence
 from websocket.groups.redis_tasks import RedisLeases
-from websocket.groups.server import RedisServer, key_of, options, publish_errors
+from websocket.groups.server import RedisServer, key_of, master, options, publish_errors
+from websocket.redis_url import Address, choose, parse_all
 from websocket.resume import Position
 from websocket.resume import key_of as position_key
 
@@ -43,23 +45,34 @@ class RedisHub(Hub):
     def __init__(self) -> None:
         #: The channels to which other programs publish, to log one warning for each.
         self.foreign: set[str] = set()
-        self.server = RedisServer(conf.REDIS_URL, self.receive, self.lost)
+        self.servers = {
+            address.name: RedisServer(address, self.receive, self.lost)
+            for address in parse_all(conf.REDIS_URL)
+        }
         super().__init__()
-        self.following = Following(self.server.client, self.fan_out, self.missed)
+        self.following = Following(self.client_of, self.fan_out, self.missed)
 
     def share(self) -> tuple[RedisPresence, RedisLeases]:
-        client = self.server.client
-        return RedisPresence(self, client), RedisLeases(client)
+        return RedisPresence(self, self.client_of), RedisLeases(self.client_of)
+
+    def server_of(self, channel: str) -> RedisServer:
+        """Return the server of a channel, and of all else that belongs to its group."""
+        return choose(channel, self.servers)
+
+    def client_of(self, group: str) -> redis.asyncio.Redis:
+        return self.server_of(group).client
 
     def serve(self, enter_thread: Callable[[], None]) -> None:
         """Listen to the channel of this process's sockets, before the first of them is open."""
         super().serve(enter_thread)
-        self.server.subscribe(channel_of_sockets(memory.process))
+        channel = channel_of_sockets(memory.process)
+        self.server_of(channel).subscribe(channel)
 
     @classmethod
     def ping(cls) -> None:
-        with publish_errors("Redis does not answer"):
-            _client(conf.REDIS_URL, conf.REDIS_TIMEOUT).ping()
+        for name, client in _clients(conf.REDIS_URL, conf.REDIS_TIMEOUT).items():
+            with publish_errors(f"Redis does not answer ({name})"):
+                client.ping()
 
     @classmethod
     def can_publish(cls) -> bool:
@@ -69,8 +82,8 @@ class RedisHub(Hub):
     def publish(cls, group: str, message: Message, exclude: str | None) -> None:
         """Publish to all processes; raises `PublishError` when Redis is out of reach."""
         warn_of_wait("publish", 5)
-        client = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT)
         channel, only = channel_of(group)
+        client = _client_of(channel)
         packed = message.pack(exclude, only)
         with publish_errors(f"Redis did not take a message to {group!r}"):
             if has_history(group):
@@ -86,13 +99,13 @@ class RedisHub(Hub):
             if has_history(group):
                 await self.following.publish(group, packed)
             else:
-                await self.server.publish(channel, packed)
+                await self.server_of(channel).publish(channel, packed)
 
     @classmethod
     def position(cls, group: str) -> str:
         """Return a group's position; raises `PublishError` as `publish` does."""
         warn_of_wait("position", 4)
-        script = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT).register_script(READ)
+        script = _client_of(group).register_script(READ)
         with publish_errors(f"Redis did not tell the position of {group!r}"):
             answer = script(keys=keys_of(group), args=read_arguments(None))
         return position_of(group, unpack_stored(group, answer))
@@ -109,36 +122,38 @@ class RedisHub(Hub):
     def members_of(cls, group: str) -> dict[str, str]:
         """Return the members in all processes; raises `PublishError` as `publish` does."""
         warn_of_wait("members", 4)
-        client = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT)
+        client = _client_of(group)
         with publish_errors(f"Redis did not tell the members of {group!r}"):
             return dict(map(unpack_member, client.hscan_iter(key_of(group, "i"), count=500)))
 
     @classmethod
     def count_members(cls, group: str) -> int:
         warn_of_wait("member_count", 4)
-        client = _client(conf.REDIS_URL, conf.REDIS_TIMEOUT)
+        client = _client_of(group)
         with publish_errors(f"Redis did not count the members of {group!r}"):
             return int(client.hlen(key_of(group, "i")))
 
     async def amembers_of(self, group: str) -> dict[str, str]:
-        found = self.server.client.hscan_iter(key_of(group, "i"), count=500)
+        found = self.client_of(group).hscan_iter(key_of(group, "i"), count=500)
         with publish_errors(f"Redis did not tell the members of {group!r}"):
             return dict([unpack_member(item) async for item in found])
 
     async def acount_members(self, group: str) -> int:
         with publish_errors(f"Redis did not count the members of {group!r}"):
-            return int(await self.server.client.hlen(key_of(group, "i")))
+            return int(await self.client_of(group).hlen(key_of(group, "i")))
 
     def add(self, group: str, member: Member) -> None:
         super().add(group, member)
-        self.server.subscribe(channel_of(group)[0])
+        channel, _ = channel_of(group)
+        self.server_of(channel).subscribe(channel)
 
     async def until_ready(self, group: str) -> None:
         """Wait until Redis has confirmed that this process gets the group's messages.
 
         Raises `PublishError` if it does not within WEBSOCKET_REDIS_TIMEOUT.
         """
-        channel = self.server.subscribe(channel_of(group)[0])
+        name, _ = channel_of(group)
+        channel = self.server_of(name).subscribe(name)
         try:
             async with asyncio.timeout(conf.REDIS_TIMEOUT):
                 await channel.is_confirmed.wait()
@@ -152,7 +167,7 @@ class RedisHub(Hub):
         super().release(group)
         channel, only = channel_of(group)
         if not (self.has_members(channel) if only is None else self.has_sockets(channel)):
-            self.server.unsubscribe(channel)
+            self.server_of(channel).unsubscribe(channel)
             self.foreign.discard(channel)
             self.following.forget(group)
 
@@ -208,7 +223,7 @@ class RedisHub(Hub):
         """Close the loop's connections to Redis, including its subscription."""
         await super().close()
         self.following.close()
-        await self.server.close()
+        await asyncio.gather(*(server.close() for server in self.servers.values()))
 
 
 def position_of(group: str, stored: Stored | None) -> str:
@@ -245,7 +260,19 @@ def warn_of_wait(name: str, level: int) -> None:
         )
 
 
+def _client_of(channel: str) -> redis.Redis:
+    """Return the client for sync code of the server that has a channel, and its group."""
+    return choose(channel, _clients(conf.REDIS_URL, conf.REDIS_TIMEOUT))
+
+
 @cache
-def _client(url: str, timeout: float) -> redis.Redis:
-    """Return the client for sync code, whose connections any thread may use."""
-    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options(timeout))
+def _clients(urls: str, timeout: float) -> dict[str, redis.Redis]:
+    """Return the clients for sync code by servers' names; any thread may use their connections."""
+    return {address.name: _open(address, timeout) for address in parse_all(urls)}
+
+
+def _open(address: Address, timeout: float) -> redis.Redis:
+    settings = {"retry": Retry(NoBackoff(), 0), **options(timeout)}
+    if address.sentinels:
+        return cast(redis.Redis, master(redis, address, settings))
+    return redis.Redis.from_url(address.url, **settings)

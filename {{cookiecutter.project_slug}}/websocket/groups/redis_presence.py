@@ -17,7 +17,7 @@ import redis.asyncio
 
 from websocket.groups.message import PublishError
 from websocket.groups.presence import Owner, Presence
-from websocket.groups.server import ERRORS, key_of, publish_errors
+from websocket.groups.server import ERRORS, ClientOf, key_of, publish_errors, register
 
 logger = logging.getLogger("django.websocket")
 
@@ -99,12 +99,12 @@ return {missing, gone}
 class RedisPresence(Presence):
     """The members of one event loop's sockets, entered in Redis."""
 
-    def __init__(self, owner: Owner, client: redis.asyncio.Redis) -> None:
+    def __init__(self, owner: Owner, client_of: ClientOf) -> None:
         super().__init__(owner)
-        self.client = client
+        self.client_of = client_of
         self.process = uuid.uuid4().hex
-        self.enter_script, self.remove_script, self.renew_script = (
-            client.register_script(_COMMON + script) for script in (_ENTER, _REMOVE, _RENEW)
+        self.enter_script, self.remove_script, self.renew_script = register(
+            client_of, *(_COMMON + script for script in (_ENTER, _REMOVE, _RENEW))
         )
         self.renewing: asyncio.Task[None] | None = None
 
@@ -125,6 +125,8 @@ class RedisPresence(Presence):
     def call(self, script: Any, group: str, *args: str, client: Any = None) -> Any:
         keys = [key_of(group, "p"), key_of(group, "i")]
         lifetime = str(round(LIFETIME * 1000))
+        if client is None:
+            client = self.client_of(group)
         return script(keys=keys, args=[self.process, lifetime, *args], client=client)
 
     def tell_gone(self, group: str, gone: list[bytes]) -> None:
@@ -132,14 +134,11 @@ class RedisPresence(Presence):
             self.tell(group, key.decode(), info.decode(), False)
 
     async def renew(self) -> None:
-        """Renew all members, in one pipeline, while there are any."""
+        """Renew all members while there are any."""
         try:
             while self.groups:
                 await asyncio.sleep(RENEW)
-                try:
-                    await self.renew_all()
-                except (*ERRORS, PublishError) as error:
-                    logger.warning("Redis did not take the members of groups: %s", error)
+                await self.renew_all()
         finally:
             self.renewing = None
 
@@ -148,9 +147,23 @@ class RedisPresence(Presence):
             self.renewing.cancel()
 
     async def renew_all(self) -> None:
+        """Renew the members once, on all servers at the same time."""
+        groups: dict[redis.asyncio.Redis, list[str]] = {}
+        for group in self.groups:
+            groups.setdefault(self.client_of(group), []).append(group)
+        await asyncio.gather(*(self.renew_on(client, groups[client]) for client in groups))
+
+    async def renew_on(self, client: redis.asyncio.Redis, groups: list[str]) -> None:
+        try:
+            await self.renew_groups(client, groups)
+        except (*ERRORS, PublishError) as error:
+            logger.warning("Redis did not take the members of groups: %s", error)
+
+    async def renew_groups(self, client: redis.asyncio.Redis, groups: list[str]) -> None:
+        """Renew the members of some groups of one server, in one pipeline."""
         batches = []
-        async with self.client.pipeline(transaction=False) as pipeline:
-            for group in list(self.groups):
+        async with client.pipeline(transaction=False) as pipeline:
+            for group in groups:
                 keys = list(self.local(group))
                 for start in range(0, len(keys), _BATCH):
                     batch = keys[start : start + _BATCH]

@@ -10,9 +10,7 @@ from __future__ import annotations
 import uuid
 from typing import Any, Final
 
-import redis.asyncio
-
-from websocket.groups.server import key_of, publish_errors
+from websocket.groups.server import ClientOf, key_of, publish_errors, register
 from websocket.groups.tasks import LEASE, Lease, Leases
 
 # Arguments: process, lease, and the three arguments of `Leases.ask`, as 1 or 0.
@@ -52,10 +50,10 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 class RedisLeases(Leases):
     """The leases of one event loop among all processes."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client_of: ClientOf) -> None:
         self.process = uuid.uuid4().hex
-        self.ask_script = client.register_script(_ASK)
-        self.release_script = client.register_script(_RELEASE)
+        self.client_of = client_of
+        self.ask_script, self.release_script = register(client_of, _ASK, _RELEASE)
 
     async def ask(self, group: str, is_wanted: bool, is_new: bool, has_ended: bool) -> Lease:
         flags = [int(flag) for flag in (is_wanted, is_new, has_ended)]
@@ -69,4 +67,4 @@ class RedisLeases(Leases):
 
     def call(self, script: Any, group: str, *args: int) -> Any:
         keys = [key_of(group, "t"), key_of(group, "w")]
-        return script(keys=keys, args=[self.process, *args])
+        return script(keys=keys, args=[self.process, *args], client=self.client_of(group))

@@ -10,16 +10,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context
-from typing import Any
+from typing import Any, cast
 
 import redis
 import redis.asyncio
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from websocket import conf
 from websocket.groups.message import PublishError
+from websocket.redis_url import Address
 
 logger = logging.getLogger("django.websocket")
 
@@ -34,6 +36,9 @@ MAX_DELAY = 2.0
 
 # The most connections of one process: to publish at the same time, and one to listen.
 MAX_CONNECTIONS = 20
+
+#: Returns the client of the server on which a group lives.
+ClientOf = Callable[[str], redis.asyncio.Redis]
 
 
 @contextmanager
@@ -50,10 +55,37 @@ def key_of(group: str, kind: str) -> str:
     return conf.REDIS_PREFIX + "{" + group + "}:" + kind
 
 
+def register(client_of: ClientOf, *scripts: str) -> list[Any]:
+    """Return scripts for redis-py, to be called with the client of a group's server."""
+    # A script needs a client to exist, and any one will do.
+    return [client_of("").register_script(script) for script in scripts]
+
+
 def options(timeout: float) -> dict[str, Any]:
     # No retries, because an automatic retry could publish twice. RESP2, because with RESP3,
     # redis-py 8 publishes over connections that the server has closed while they were idle.
     return {"protocol": 2, "socket_connect_timeout": timeout, "socket_timeout": timeout}
+
+
+def master(module: Any, address: Address, settings: dict[str, Any], **pool: Any) -> Any:
+    """Return a client of `redis` or `redis.asyncio` for the server that Sentinels name.
+
+    The login in the URL is for the server. The one for the Sentinels is in the query.
+    """
+    for_server = {**settings, **pool, **module.connection.parse_url(address.url)}
+    username = for_server.pop("sentinel_username", None)
+    password = for_server.pop("sentinel_password", None)
+    for_sentinels = dict(settings)
+    if password:
+        # Not as arguments, which redis-py may show when no Sentinel answers.
+        login = redis.UsernamePasswordCredentialProvider(username, password)
+        for_sentinels["credential_provider"] = login
+    sentinel = module.Sentinel(address.sentinels, sentinel_kwargs=for_sentinels)
+    return sentinel.master_for(address.service, **for_server)
+
+
+class SentinelPool(SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+    """Connections to the server that Sentinels name; a publisher waits if all are busy."""
 
 
 class Channel:
@@ -72,17 +104,14 @@ class RedisServer:
     """The connections of one event loop to a Redis server."""
 
     def __init__(
-        self, url: str, receive: Callable[[str, bytes], None], missed: Callable[[str], None]
+        self,
+        address: Address,
+        receive: Callable[[str, bytes], None],
+        missed: Callable[[str], None],
     ) -> None:
-        # These belong to the running event loop. A publisher waits if all of them are busy.
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            retry=Retry(NoBackoff(), 0),
-            timeout=conf.REDIS_TIMEOUT,
-            **options(conf.REDIS_TIMEOUT),
-        )
-        self.client = redis.asyncio.Redis.from_pool(pool)
+        self.name = address.name
+        self.sentinels: list[redis.asyncio.Redis] = []
+        self.client = self._open(address)
         #: Called with each message, and with each group whose messages may have been missed.
         self.receive = receive
         self.missed = missed
@@ -94,6 +123,18 @@ class RedisServer:
         self.task: asyncio.Task[None] | None = None
         #: Seconds until the next attempt to connect, if the last one failed.
         self.delay = 0.0
+
+    def _open(self, address: Address) -> redis.asyncio.Redis:
+        # The connections belong to the running event loop. A publisher waits if all are busy.
+        settings = {"retry": Retry(NoBackoff(), 0), **options(conf.REDIS_TIMEOUT)}
+        limits: dict[str, Any] = {"max_connections": MAX_CONNECTIONS, "timeout": conf.REDIS_TIMEOUT}
+        if not address.sentinels:
+            kind = redis.asyncio.BlockingConnectionPool
+            return redis.asyncio.Redis.from_pool(kind.from_url(address.url, **limits, **settings))
+        pool = {"connection_pool_class": SentinelPool, **limits}
+        client = master(redis.asyncio, address, settings, **pool)
+        self.sentinels = client.connection_pool.sentinel_manager.sentinels
+        return cast(redis.asyncio.Redis, client)
 
     async def publish(self, group: str, packed: bytes) -> None:
         await self.client.publish(conf.REDIS_PREFIX + group, packed)
@@ -120,7 +161,8 @@ class RedisServer:
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
-        await self.client.aclose()
+        for client in (self.client, *self.sentinels):
+            await client.aclose()
 
     def _note_change(self, group: str) -> None:
         self.changed.add(group)
@@ -149,13 +191,14 @@ class RedisServer:
         if not isinstance(errors[0], ERRORS):
             logger.error("Listening to Redis failed: trying again.", exc_info=error)
         elif not self.delay:
-            logger.error("Redis is lost, and published messages with it: %s", errors[0])
+            message = "Redis is lost, and published messages with it (%s): %s"
+            logger.error(message, self.name, errors[0])
         self.delay = min(self.delay * 2 or 0.1, MAX_DELAY)
 
     def confirm(self, group: str) -> None:
         """Note that Redis sends the messages of a group from now on."""
         if self.delay:
-            logger.warning("Redis is back.")
+            logger.warning("Redis is back (%s).", self.name)
             self.delay = 0.0
         channel = self.channels.get(group)
         if channel is None or channel.is_confirmed.is_set():

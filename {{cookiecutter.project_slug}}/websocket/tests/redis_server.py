@@ -38,9 +38,11 @@ def free_port() -> int:
 class RedisServer:
     """A Redis that keeps nothing, until `stop()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.name = f"127.0.0.1:{self.port}/0"
+        self.url = f"redis://{self.name}"
+        self.options = options
         self.folder = tempfile.TemporaryDirectory()
         self.start()
 
@@ -49,7 +51,7 @@ class RedisServer:
         assert COMMAND is not None
         self.process = subprocess.Popen(
             [
-                *(COMMAND, "--bind", "127.0.0.1", "--port", str(self.port)),
+                *(COMMAND, *self.options, "--bind", "127.0.0.1", "--port", str(self.port)),
                 *("--appendonly", "no", "--dir", self.folder.name, "--save", ""),
             ],
             # It may outlive a run of the tests that crashes, whose output nobody waits for then.
@@ -67,7 +69,7 @@ class RedisServer:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
-                return connection.recv(100).startswith(b"+PONG")
+                return connection.recv(100).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
 
@@ -163,6 +165,9 @@ impatient = override_settings(WEBSOCKET_REDIS_TIMEOUT=0.3)
 class OnRedis(SimpleTestCase):
     """Test cases whose groups live in Redis."""
 
+    number_of_servers = 1
+    servers: list[RedisServer]
+    #: The first of the servers.
     redis: RedisServer
     redis_settings: override_settings
 
@@ -172,11 +177,15 @@ class OnRedis(SimpleTestCase):
         if not (COMMAND and find_spec("redis")):
             raise unittest.SkipTest("needs redis-server on the PATH and pip install -e '.[redis]'")
         super().setUpClass()
-        cls.redis = RedisServer()
-        cls.addClassCleanup(cls.redis.stop)
+        cls.servers = []
+        for _ in range(cls.number_of_servers):
+            cls.servers.append(RedisServer())
+            cls.addClassCleanup(cls.servers[-1].stop)
+        cls.redis = cls.servers[0]
         # Longer than any machine is busy: a test in which Redis does not answer is `impatient`.
         cls.redis_settings = override_settings(
-            WEBSOCKET_REDIS_TIMEOUT=20, WEBSOCKET_REDIS_URL=cls.redis.url
+            WEBSOCKET_REDIS_TIMEOUT=20,
+            WEBSOCKET_REDIS_URL=" ".join(server.url for server in cls.servers),
         )
         cls.redis_settings.enable()
 
@@ -188,14 +197,15 @@ class OnRedis(SimpleTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        if self.redis.process.poll() is not None:
-            self.redis.start()  # The test before has killed it.
+        for server in self.servers:
+            if server.process.poll() is not None:
+                server.start()  # The test before has killed it.
 
-    def redis_client(self) -> Any:
-        """Return a client of the server, as another program may have one."""
+    def redis_client(self, server: RedisServer | None = None, **options: Any) -> Any:
+        """Return a client of the first server or another one, as other programs may have one."""
         import redis.asyncio
 
-        return redis.asyncio.Redis.from_url(self.redis.url)
+        return redis.asyncio.Redis.from_url((server or self.redis).url, **options)
 
     @asynccontextmanager
     async def proxy(self, delay: float = 0) -> AsyncIterator[Proxy]:

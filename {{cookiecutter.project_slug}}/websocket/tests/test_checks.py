@@ -53,7 +53,10 @@ class SettingsTests(SimpleTestCase):
             "OUTBOX_SIZE": [0, None],
             "REDIS_PREFIX": [None, b"chat:"],
             "REDIS_TIMEOUT": [0, "2"],
-            "REDIS_URL": ["localhost:6379", "http://localhost", "redis://:a/b@localhost", 6379],
+            "REDIS_URL": [
+                *("localhost:6379", "http://localhost", "redis://:a/b@localhost", 6379),
+                *("redis://one,redis://two", "redis://one two:6379", "redis+sentinel://one"),
+            ],
             "SLOW_CLIENT": ["wait", True],
             "THREADS": [0, -8, 2.0, "8"],
         }

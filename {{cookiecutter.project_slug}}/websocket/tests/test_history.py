@@ -481,33 +481,35 @@ class RedisTests(Everything, OnRedis):
                 await apublish(self.group, f"{number}")
                 self.assertEqual(await client.receive(), f"{number}")
             hub: Any = get_hub()
-            receive, hub.server.receive = hub.server.receive, lambda *arguments: None
+            server = hub.server_of(self.group)
+            receive, server.receive = server.receive, lambda *arguments: None
             await apublish(self.group, "lost on the way")
-            await self.until_received("probe", hub)
-            hub.server.receive = receive
+            await self.until_received("probe", server)
+            server.receive = receive
             await apublish(self.group, "after it")
             self.assertEqual(
                 [await client.receive() for _ in range(2)], ["lost on the way", "after it"]
             )
 
-    async def until_received(self, group: str, hub: Any) -> None:
+    async def until_received(self, group: str, server: Any) -> None:
         """Wait until what was published so far has been received."""
         received = asyncio.Event()
-        receive, hub.server.receive = hub.server.receive, lambda *arguments: received.set()
-        hub.server.subscribe(group)
-        await hub.server.channels[group].is_confirmed.wait()
+        receive, server.receive = server.receive, lambda *arguments: received.set()
+        server.subscribe(group)
+        await server.channels[group].is_confirmed.wait()
         await apublish(group, "")
         await asyncio.wait_for(received.wait(), 30)
-        hub.server.receive = receive
-        hub.server.unsubscribe(group)
+        server.receive = receive
+        server.unsubscribe(group)
 
     async def lose(self, hub: Any, *messages: str) -> None:
         """Publish messages that get lost on their way from Redis."""
-        receive, hub.server.receive = hub.server.receive, lambda *arguments: None
+        server = hub.server_of(self.group)
+        receive, server.receive = server.receive, lambda *arguments: None
         for message in messages:
             await apublish(self.group, message)
-        await self.until_received("probe", hub)
-        hub.server.receive = receive
+        await self.until_received("probe", server)
+        server.receive = receive
 
     async def test_a_join_while_a_gap_is_filled_loses_nothing(self) -> None:
         page = Page(self.path)

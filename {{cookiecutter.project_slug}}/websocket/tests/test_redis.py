@@ -87,11 +87,11 @@ class RedisTests(OnRedis):
         async def send_and_cancel(connection: Connection, command: Any) -> None:
             await send(connection, command)
             if b"SUBSCRIBE" in b"".join(command):
-                hub.server.task.cancel()
+                hub.server_of("a").task.cancel()
 
         with mock.patch.object(Connection, "_send_packed_command", send_and_cancel):
             hub.add("a", Member())
-            done, _ = await asyncio.wait([hub.server.task], timeout=30)
+            done, _ = await asyncio.wait([hub.server_of("a").task], timeout=30)
         self.assertTrue(done)
 
     async def test_projects_can_share_a_server(self) -> None:
@@ -122,7 +122,8 @@ class RedisTests(OnRedis):
                 # channel that checks the connection.
                 while len(await client.pubsub_channels()) != 4:
                     await asyncio.sleep(0.01)
-            self.assertEqual(list(hub.server.channels)[1:], ["@auth", "stays"])
+            channels = hub.server_of("stays").channels
+            self.assertEqual(list(channels)[1:], ["@auth", "stays"])
 
     async def test_event_loops_that_are_over_keep_no_connections(self) -> None:
         def publish_from_many_loops() -> None:
@@ -170,7 +171,7 @@ class RedisTests(OnRedis):
 class OutageTests(OnRedis):
     async def until_confirmed(self, group: str, is_confirmed: bool = True) -> None:
         """Wait until the process knows that Redis sends it a group, or that it does not."""
-        server = get_hub().server  # type: ignore[attr-defined]
+        server = get_hub().server_of(group)  # type: ignore[attr-defined]
         async with asyncio.timeout(30):
             while server.channels[group].is_confirmed.is_set() is not is_confirmed:
                 await asyncio.sleep(0.01)
@@ -357,7 +358,7 @@ class MissedTests(OnRedis):
         with self.assertLogs("django.websocket", "ERROR"):
             async with self.redis_client() as other:
                 await other.client_kill_filter(_type="pubsub")
-            server = get_hub().server  # type: ignore[attr-defined]
+            server = get_hub().server_of("a")  # type: ignore[attr-defined]
             async with asyncio.timeout(30):
                 while server.channels["a"].is_confirmed.is_set():
                     await asyncio.sleep(0)
