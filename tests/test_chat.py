@@ -368,6 +368,25 @@ Message.objects.filter(text="Two").delete()
     forget_what_was_refused(complaints)
 
 
+MEANWHILE = """
+    def last_messages(self, load=last_messages):
+        from websocket.groups import publish
+        messages = load(self)
+        publish(self.group, self.messages.get(text="Late").as_event())
+        self.messages.get(text="Gone").delete()
+        return [message for message in messages if message["text"] != "Late"]
+"""
+
+
+def test_what_happens_while_the_state_loads_is_shown(serve, workshop, project, env, enter):
+    models = workshop.path / "chat" / "models.py"
+    text = models.read_text()
+    edit(models, text.replace("\n\nclass Message(", f"{MEANWHILE}\n\nclass Message("))
+    in_database(project, env, f"{SAY}say(['Kept', 'Gone', 'Late'])")
+    ada = enter(serve(path=workshop.path, env=env), "ada")
+    expect(texts(ada)).to_have_text(["Kept", "Late"])
+
+
 def test_the_state_moves_nothing_under_a_reader_and_keeps_what_is_typed(
     server, enter, project, env, complaints
 ):
