@@ -190,7 +190,7 @@ STATIC_URL = "static/"
 
 # WebSockets: groups live in the memory of one process, or in Redis for any number of them.
 # jinja: if cookiecutter.chat_example
-WEBSOCKET_HISTORY = {"chat.room.": 100}  # What a page missed of so many messages, it gets.
+WEBSOCKET_HISTORY = {"chat.room.": 100}  # A page that was away gets up to 100 messages.
 # jinja: endif
 WEBSOCKET_REDIS_PREFIX = "{{ cookiecutter.project_slug }}:"
 WEBSOCKET_REDIS_URL = env.str("REDIS_URL", default="")
