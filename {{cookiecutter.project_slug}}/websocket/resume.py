@@ -51,7 +51,7 @@ class Position(NamedTuple):
 @lru_cache(maxsize=1024)
 def key_of(group: str) -> str:
     """Return the key that stands for a group's name."""
-    return salted_hmac("websocket.groups", group).hexdigest()[:8]
+    return salted_hmac("websocket.groups", group, algorithm="sha256").hexdigest()[:8]
 
 
 class Resume:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import uuid
@@ -12,10 +11,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 from unittest import mock
 
-import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
-from django.test import TransactionTestCase
+from django.test import TransactionTestCase, override_settings
 
 from websocket.connection import WebSocket
 from websocket.groups import apublish, close_hub, get_hub, presence, tasks
@@ -115,7 +113,6 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.urls(__name__)
 class Everything:
     """What holds in memory and over Redis."""
 
@@ -204,6 +201,7 @@ class Everything:
             self.assertEqual(ended[self.group], 1)
 
 
+@override_settings(ROOT_URLCONF=__name__)
 class MemoryTests(Everything, TransactionTestCase):
     pass
 
@@ -238,7 +236,6 @@ async def other_process(url: str, group: str) -> AsyncIterator[asyncio.subproces
     """Run another process that wants a group's task."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", OTHER, url, group),
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -252,6 +249,7 @@ async def other_process(url: str, group: str) -> AsyncIterator[asyncio.subproces
         await process.wait()
 
 
+@override_settings(ROOT_URLCONF=__name__)
 class RedisTests(Everything, OnRedis, TransactionTestCase):
     async def test_it_runs_in_one_of_two_processes_and_not_only_while_that_has_members(
         self,

@@ -99,6 +99,7 @@ class HistoryTests(test_history.Everything, OnTwo):
     pass
 
 
+@override_settings(ROOT_URLCONF=test_presence.__name__)
 class PresenceTests(test_presence.Everything, OnTwo, TransactionTestCase):
     def setUp(self) -> None:
         # With no other receivers, a test hears nothing that was told before it listens.
@@ -106,6 +107,7 @@ class PresenceTests(test_presence.Everything, OnTwo, TransactionTestCase):
         super().setUp()
 
 
+@override_settings(ROOT_URLCONF=test_group_tasks.__name__)
 class TaskTests(test_group_tasks.Everything, OnTwo, TransactionTestCase):
     pass
 

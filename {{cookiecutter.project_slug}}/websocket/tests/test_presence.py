@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import threading
@@ -13,10 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 from unittest import mock
 
-import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
-from django.test import TransactionTestCase
+from django.test import TransactionTestCase, override_settings
 
 from websocket.auth import login
 from websocket.connection import WebSocket
@@ -106,7 +104,6 @@ async def say(client: ClientSocket, text: str) -> None:
     assert await client.receive() == "done"
 
 
-@pytest.mark.urls(__name__)
 class Everything:
     """What holds on memory and on Redis."""
 
@@ -285,6 +282,7 @@ class Everything:
         self.assertEqual(len([c for c in joined if c[3]]), len([c for c in joined if not c[3]]))
 
 
+@override_settings(ROOT_URLCONF=__name__)
 class MemoryTests(Everything, TransactionTestCase):
     pass
 
@@ -311,7 +309,6 @@ async def other_process(url: str, group: str, key: str) -> AsyncIterator[None]:
     """Run another process that is present in a group."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", OTHER, url, group, key),
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings"},
         stdout=subprocess.PIPE,
     )
     try:
@@ -332,6 +329,7 @@ def enter_and_lose_the_answer(enter: Any) -> Any:
     return lose
 
 
+@override_settings(ROOT_URLCONF=__name__)
 class RedisTests(Everything, OnRedis, TransactionTestCase):
     async def test_a_user_with_sockets_in_two_processes_is_one_member(self) -> None:
         pk = str(self.ada.pk)

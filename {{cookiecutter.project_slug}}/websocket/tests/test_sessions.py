@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 from unittest import mock
 
-import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.sessions.backends.db import SessionStore
@@ -60,7 +59,7 @@ def expire_all() -> None:
     cache.clear()
 
 
-@pytest.mark.urls(__name__)
+@override_settings(ROOT_URLCONF=__name__)
 class SessionTests(TransactionTestCase):
     def setUp(self) -> None:
         self.ada = get_user_model().objects.create_user("ada")
@@ -179,7 +178,7 @@ class SessionTests(TransactionTestCase):
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.urls(__name__)
+@override_settings(ROOT_URLCONF=__name__)
 class AgeTests(TransactionTestCase):
     def setUp(self) -> None:
         self.enterContext(mock.patch.object(sweep, "INTERVAL", 0.01))
