@@ -65,6 +65,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 # --- commands ----------------------------------------------------------------------------------
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin the share of each process with tests that take longest: one at the end would wait."""
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    longest = [
+        item for item in items if item.name.endswith("own_tests") or "own_tests_" in item.name
+    ]
+    others = [item for item in items if item not in longest]
+    share = len(items) // processes
+    for number, item in enumerate(longest):
+        others.insert(number % processes * share + number // processes, item)
+    items[:] = others
+
+
 def clean_environment(**extra: str) -> dict[str, str]:
     """Return this process's environment without what steers Python, Django or the tests."""
     return {key: value for key, value in os.environ.items() if not FOREIGN.match(key)} | extra
