@@ -94,7 +94,7 @@ async def clock(socket: WebSocket) -> None:
 
 def alias(key: Any) -> str:
     """Return a name for a visitor from which nobody can tell the user."""
-    return salted_hmac("users.wall", str(key)).hexdigest()[:6]
+    return salted_hmac("users.wall", str(key), algorithm="sha256").hexdigest()[:6]
 
 
 @sync_to_async
