@@ -304,7 +304,7 @@ def test_a_browser_sends_its_token_in_the_subprotocol(
 # --- HTML --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/wall/", "/board/"], ids=["htmx", "turbo"])
+@pytest.mark.parametrize("path", ["/pins/", "/board/"], ids=["htmx", "turbo"])
 def test_what_one_visitor_writes_appears_on_each_page_as_text(
     server: Server, open_page: Callable[[str], Page], path: str
 ) -> None:

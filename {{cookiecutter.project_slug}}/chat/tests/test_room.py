@@ -217,6 +217,7 @@ class CommittedTests(TransactionTestCase):
         self.ada = User.objects.create_user("ada")
         self.room = Room.objects.create(name="Den", slug="den")
 
+    @skipIf(django.VERSION < (3, 2), "Older Djangos need the name of an AppConfig, not of an app.")
     async def test_one_who_comes_back_gets_what_was_missed_and_no_more(self) -> None:
         async with connect(f"{SOCKET}?resume", user=self.ada) as page:
             self.assertEqual(await read_messages(page), [])
@@ -319,6 +320,7 @@ class WithoutRedisTests(TransactionTestCase):
             async with connect(SOCKET, user=ada) as socket:
                 self.assertEqual(await socket.wait_closed(), 1013)
 
+    @skipIf(django.VERSION < (3, 2), "Older Djangos need the name of an AppConfig, not of an app.")
     async def test_a_message_that_nobody_could_be_told_of_is_not_kept(self) -> None:
         """The page sends it again, and then it is stored and told."""
         ada = await sync_to_async(User.objects.create_user)("ada")
