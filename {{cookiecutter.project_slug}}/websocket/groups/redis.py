@@ -23,10 +23,9 @@ from websocket.groups.redis_history import (
     PUBLISH,
     READ,
     Stored,
-    keys_of,
-    publish_arguments,
-    read_arguments,
     split,
+    to_publish,
+    to_read,
     unpack_stored,
 )
 from websocket.groups.redis_presence import RedisPresence
@@ -87,8 +86,7 @@ class RedisHub(Hub):
         packed = message.pack(exclude, only)
         with publish_errors(f"Redis did not take a message to {group!r}"):
             if has_history(group):
-                arguments = publish_arguments(group, packed)
-                client.register_script(PUBLISH)(keys=keys_of(group), args=arguments)
+                client.register_script(PUBLISH)(**to_publish(group, packed))
             else:
                 client.publish(conf.REDIS_PREFIX + channel, packed)
 
@@ -107,7 +105,7 @@ class RedisHub(Hub):
         warn_of_wait("position", 4)
         script = _client_of(group).register_script(READ)
         with publish_errors(f"Redis did not tell the position of {group!r}"):
-            answer = script(keys=keys_of(group), args=read_arguments(None))
+            answer = script(**to_read(group, None))
         return position_of(group, unpack_stored(group, answer))
 
     async def aposition(self, group: str) -> str:

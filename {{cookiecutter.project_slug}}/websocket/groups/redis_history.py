@@ -80,30 +80,34 @@ class Stored(NamedTuple):
     messages: list[tuple[Message, str | None]]
 
 
-def keys_of(group: str) -> list[str]:
-    return [key_of(group, "m"), key_of(group, "s")]
-
-
-def publish_arguments(group: str, packed: bytes) -> list[Any]:
+def to_publish(group: str, packed: bytes) -> dict[str, Any]:
+    """Return the keys and arguments of PUBLISH."""
     length, channel = conf.history_length(group), conf.REDIS_PREFIX + group
-    return [*_arguments(), channel, packed, length, round(conf.HISTORY_TTL) or 1]
+    return _call(group, channel, packed, length, round(conf.HISTORY_TTL) or 1)
 
 
-def read_arguments(after: int | None) -> list[Any]:
-    return [*_arguments(), "" if after is None else after]
+def to_read(group: str, after: int | None) -> dict[str, Any]:
+    """Return the keys and arguments of READ."""
+    return _call(group, "" if after is None else after)
 
 
-def _arguments() -> list[Any]:
-    return [VERSION, secrets.token_hex(4), _COUNTED_FOR]
+def _call(group: str, *args: Any) -> dict[str, Any]:
+    return {
+        "keys": [key_of(group, "m"), key_of(group, "s")],
+        "args": [VERSION, secrets.token_hex(4), _COUNTED_FOR, *args],
+    }
 
 
 def unpack_stored(group: str, answer: list[Any]) -> Stored | None:
-    """Return what Redis answered to READ; warn and return None if its version is not known."""
+    """Return what Redis answered to READ; warn and return None if it is of another version."""
     epoch, offset, entries = answer
+    try:
+        messages = [Message.unpack(fields[1])[:2] for _, fields in entries]
+    except ValueError:
+        epoch = b""
     if not epoch:
         warn_of_version(group)
         return None
-    messages = [Message.unpack(fields[1])[:2] for _, fields in entries]
     return Stored(epoch.decode(), offset, messages)
 
 

@@ -16,6 +16,7 @@ from websocket import conf
 from websocket.connection import WebSocket, WebSocketDisconnect
 from websocket.groups import (
     MessagesMissed,
+    PublishError,
     aposition,
     apublish,
     get_hub,
@@ -590,6 +591,98 @@ class RedisTests(Everything, OnRedis):
         self.assertIn(told, ([f"{n}" for n in range(12)], [f"{n}" for n in range(6, 12)]))
         self.assertIn("state" if len(told) < 12 else "complete", got)
 
+    async def test_what_is_lost_during_a_read_is_read_as_well(self) -> None:
+        page = Page(self.path)
+        async with page.connected():
+            await page.load()
+        await apublish(self.group, "before")
+        async with connect(self.path) as client:
+            await client.receive()
+            hub: Any = get_hub()
+            read = hub.following.read
+
+            async def read_slowly(*arguments: Any) -> Any:
+                stored = await read(*arguments)
+                if not losing.called:
+                    losing()
+                    await self.lose(hub, "lost")
+                    hub.lost(self.group)
+                return stored
+
+            losing = mock.Mock()
+            with mock.patch.object(hub.following, "read", read_slowly):
+                async with page.connected():
+                    got = await page.read(3)
+            self.assertEqual(sorted(got), ["before", "complete", "lost"])
+            async with asyncio.timeout(30):
+                self.assertEqual(await client.receive(), "lost")
+            await apublish(self.group, "after")
+            self.assertEqual(await client.receive(), "after")
+
+    async def test_a_message_of_an_epoch_that_is_over_costs_one_read_and_is_not_delivered(
+        self,
+    ) -> None:
+        hub: Any = get_hub()
+        async with connect(self.path) as client:
+            await client.receive()
+            stale = f"{conf.REDIS_PREFIX}{self.group}", b"1 00000000-7\nt\nstale"
+            read, reads = hub.following.read, []
+
+            async def read_slowly(*arguments: Any) -> Any:
+                reads.append(arguments)
+                stored = await read(*arguments)
+                if len(reads) == 1:
+                    await publishing.publish(*stale)  # During a read,
+                    await self.until_received("probe", hub.server_of(self.group))
+                return stored
+
+            async with self.redis_client() as publishing:
+                with mock.patch.object(hub.following, "read", read_slowly):
+                    await publishing.publish(*stale)  # and while there is none.
+                    await apublish(self.group, "next")
+                    self.assertEqual(await client.receive(), "next")
+                    async with asyncio.timeout(30):
+                        while hub.following.tasks:
+                            await asyncio.sleep(0.01)
+            self.assertLessEqual(len(reads), 3)
+
+    async def test_a_redis_that_is_slow_to_come_back_is_reported_once(self) -> None:
+        hub: Any = get_hub()
+        async with connect(self.path) as client:
+            await client.receive()
+            await self.lose(hub, "lost")
+            read, failures = hub.following.read, [PublishError("It is loading."), KeyError()] * 2
+
+            async def fail_at_first(*arguments: Any) -> Any:
+                if failures:
+                    raise failures.pop(0)
+                return await read(*arguments)
+
+            with (
+                mock.patch("websocket.groups.following.RETRY", 0.01),
+                mock.patch.object(hub.following, "read", fail_at_first),
+                self.assertLogs("django.websocket", "ERROR") as logs,
+            ):
+                hub.lost(self.group)
+                self.assertEqual(await client.receive(), "lost")
+            self.assertEqual(len(logs.records), 1)
+            self.assertIn("It is loading.", logs.output[0])
+
+    async def test_a_join_that_fails_leaves_nothing_behind_for_the_next(self) -> None:
+        hub: Any = get_hub()
+        box, other = Mailbox(hub), Mailbox(hub)
+        with mock.patch.object(hub.following, "read", side_effect=KeyError):
+            for failing in (box, other):
+                with self.assertRaises(KeyError):
+                    await failing.memberships.join(self.group)
+        self.assertEqual(hub.following.groups, {})
+        await asyncio.wait_for(box.memberships.join(self.group), 30)
+        await apublish(self.group, "arrives")
+        async with asyncio.timeout(30):
+            while not box.waiting:
+                await asyncio.sleep(0.01)
+        box.close()
+
     async def test_many_groups_are_filled_a_few_at_a_time_and_nobody_is_closed(self) -> None:
         hub: Any = get_hub()
         boxes = [Mailbox(hub) for _ in range(300)]
@@ -597,8 +690,9 @@ class RedisTests(Everything, OnRedis):
             await box.memberships.join(f"{self.group}.{number}")
         for number in range(300):
             hub.lost(f"{self.group}.{number}")
-        while hub.following.tasks:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while hub.following.tasks:
+                await asyncio.sleep(0.01)
         self.assertFalse(any(box.has_missed for box in boxes))
         for box in boxes:
             box.close()
@@ -684,6 +778,31 @@ class RedisTests(Everything, OnRedis):
             self.assertIn("is from another version of this project", logs.output[0])
             self.assertEqual(page.positions, {})
             self.assertEqual(await client.hget(redis_key(self.group, "m"), "a"), b"b")
+
+    async def test_members_of_a_history_of_another_version_are_told_of_an_outage(self) -> None:
+        async with self.redis_client() as client:
+            await client.hset(redis_key(self.group, "m"), "version", "2")
+            page = Page(self.path)
+            with self.assertLogs("django.websocket"):
+                async with page.connected():
+                    self.assertEqual(await page.next(), "state")
+                    await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                    self.assertEqual(await page.client.wait_closed(), 1012)
+
+    async def test_a_history_that_another_program_wrote_into_is_left_alone(self) -> None:
+        page = Page(self.path)
+        async with page.connected():
+            await page.load()
+        await apublish(self.group, "overwritten")
+        async with self.redis_client() as client:
+            await client.delete(redis_key(self.group, "s"))
+            await client.xadd(redis_key(self.group, "s"), {"m": "not a message"}, id="1-0")
+        with self.assertLogs("django.websocket", "WARNING") as logs:
+            async with page.connected():
+                self.assertEqual(await page.next(), "state")
+                await apublish(self.group, "delivered all the same")
+                self.assertEqual(await page.next(), "delivered all the same")
+        self.assertEqual(len(logs.records), 1)
 
     async def test_messages_are_kept_for_some_time_and_counted_for_longer(self) -> None:
         await apublish(self.group, "")
