@@ -155,6 +155,7 @@ websocket/sessions.py
 websocket/state.py
 websocket/static/websocket/client.js
 websocket/static/websocket/site.css
+websocket/streams.py
 websocket/supervisor.py
 websocket/sweep.py
 websocket/templates/websocket/console.html
@@ -180,6 +181,7 @@ websocket/tests/test_presence.py
 websocket/tests/test_protocol.py
 websocket/tests/test_redis.py
 websocket/tests/test_sessions.py
+websocket/tests/test_streams.py
 websocket/tests/test_subclass.py
 websocket/tests/test_subscribe.py
 websocket/tests/test_testing.py

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import Project, Server, edit, servers_of
+from conftest import PATIENCE, Project, Server, edit, servers_of
 from sites import logging, quiet
 from websockets.asyncio.client import connect as async_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -34,6 +34,28 @@ async def leave(socket: WebSocket) -> None:
     await socket.accept()
     await socket.send_text("goodbye")
     await socket.close(4002, "enough")
+"""
+
+# As in docs/groups.md of the project.
+EVENTS = """
+from django.http import StreamingHttpResponse
+from users.views import WALL
+from websocket.groups import subscribe
+
+
+async def events(request):
+    async def stream():
+        yield ": hello\\n\\n"
+        try:
+            async for message in subscribe(WALL):
+                yield f"data: {message}\\n\\n"
+        finally:
+            print("the stream was left", flush=True)
+
+    return StreamingHttpResponse(stream(), content_type="text/event-stream")
+
+
+urlpatterns += [path("events/", events)]
 """
 
 
@@ -218,3 +240,35 @@ def test_a_reloading_server_shows_an_edited_view_at_once(
     with connect(f"{server.ws}/ws/") as client:
         client.send("hello")
         assert client.recv(timeout=10) == "hello again"
+
+
+def test_a_reloading_server_ends_open_event_streams_and_is_back_at_once(
+    serve: Callable[..., Server], workshop: Project
+) -> None:
+    urls = workshop.path / "project" / "urls.py"
+    edit(urls, urls.read_text() + EVENTS)
+    server = serve("--reload", path=workshop.path)
+    with urllib.request.urlopen(f"{server.url}/events/", timeout=PATIENCE) as stream:
+        assert stream.readline() == b": hello\n"
+        edit(urls, urls.read_text().replace(": hello", ": hello again"))
+        # It ends as a response does that is complete: a browser's EventSource connects again.
+        assert stream.read() == b"\n"
+        server.wait_for("Application startup complete.", times=2)
+        with urllib.request.urlopen(f"{server.url}/events/", timeout=PATIENCE) as again:
+            assert again.readline() == b": hello again\n"
+    assert "the stream was left" in server.log()
+    assert "ERROR" not in server.log()
+
+
+def test_a_server_that_stops_does_not_wait_for_a_client_that_does_not_read_its_event_stream(
+    serve: Callable[..., Server], workshop: Project
+) -> None:
+    urls = workshop.path / "project" / "urls.py"
+    flood = EVENTS.replace('yield ": hello\\n\\n"', 'while True: yield "x" * 2**16')
+    assert flood != EVENTS
+    edit(urls, urls.read_text() + flood)
+    server = serve(path=workshop.path)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET /events/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+        server.stop()

@@ -164,6 +164,17 @@ def open_connections() -> Collection[Any] | None:
     return server.server_state.connections if hasattr(server, "server_state") else None
 
 
+def is_stopping() -> bool:
+    """Return whether the uvicorn server in this process's main thread is to stop.
+
+    uvicorn (0.52.4 to 0.54.0, server.py) has an attribute `should_exit`, and sets one of its
+    methods as the handler of SIGTERM. Without this, one open event stream keeps uvicorn from
+    stopping and from reloading.
+    """
+    server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return getattr(server, "should_exit", False) is True
+
+
 def is_unreadable(connection: Any) -> bool:
     """Return whether uvicorn's WebSocket library could not parse the handshake of a connection.
 

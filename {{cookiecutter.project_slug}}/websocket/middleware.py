@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import set_script_prefix
 
-from websocket import conf, groups, internals, logins, sweep
+from websocket import conf, groups, internals, logins, streams, sweep
 from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler, omit_refusal
 from websocket.lifecycle import run
 from websocket.link import Link
@@ -50,7 +50,7 @@ def websockets(app: Application) -> Application:
         elif scope["type"] == "lifespan":
             await lifespan(receive, send)
         else:
-            await app(scope, receive, send)
+            await streams.serve(app, scope, receive, send)
 
     application.serves_websockets = True  # type: ignore[attr-defined]  # For websocket.checks.
     return application

@@ -6,6 +6,7 @@ A test here that fails after an update names the function of websocket/internals
 import asyncio
 import functools
 import logging
+import signal
 import tempfile
 import threading
 import time
@@ -157,6 +158,15 @@ class UvicornTests(SimpleTestCase):
         with server.capture_signals():  # In the main thread, where it is the process's server.
             self.assertIs(internals.open_connections(), server.server_state.connections)
         self.assertIsNone(internals.open_connections())
+
+    def test_is_stopping(self):
+        server = uvicorn.Server(uvicorn.Config(accept))
+        with server.capture_signals():
+            self.assertFalse(internals.is_stopping())
+            server.handle_exit(signal.SIGTERM, None)
+            self.assertTrue(internals.is_stopping())
+            server._captured_signals.clear()  # Or it would be raised again, and end the tests.
+        self.assertFalse(internals.is_stopping())
 
     async def test_is_unreadable_and_refuse_unreadable(self):
         async with uvicorn_serves(accept) as (server, port):
