@@ -39,11 +39,19 @@ def test_a_project_without_the_chat_example_is_as_sound(
     rendered.run("manage.py", "migrate")
 
 
-def test_uv_runs_the_projects_own_tests(workshop: Project) -> None:
+def test_uv_runs_the_projects_own_tests_and_mypy_without_the_optional_packages(
+    workshop: Project,
+) -> None:
     env = clean_environment(UV_PYTHON=sys.executable, UV_PYTHON_DOWNLOADS="never")
     uv = (sys.executable, "-m", "uv", "run", "--extra", "dev")
-    result = run(*uv, "pytest", "users", cwd=workshop.path, env=env)
-    assert " passed" in result.stdout
+    find = "from importlib.util import find_spec; assert not find_spec('redis')"
+    run(*uv, "python", "-c", find, cwd=workshop.path, env=env)
+    # Collecting imports all tests. Those of groups take longest; test_floor runs them.
+    collected = run(*uv, "pytest", "--collect-only", "-q", cwd=workshop.path, env=env)
+    assert " tests collected" in collected.stdout
+    files = ("users", "websocket/tests/test_checks.py", "websocket/tests/test_many_redis.py")
+    assert " passed" in run(*uv, "pytest", *files, cwd=workshop.path, env=env).stdout
+    run(*uv, "mypy", ".", cwd=workshop.path, env=env)
 
 
 def test_django_finds_nothing_to_say_about_the_project(project: Project) -> None:

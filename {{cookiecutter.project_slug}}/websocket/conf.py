@@ -72,6 +72,11 @@ def history_length(group: str) -> int:
     return HISTORY[max(starts, key=len)] if starts else 0
 
 
+def redis_key(group: str, kind: str) -> str:
+    """Return a key in Redis; the braces keep the keys of a group together in a cluster."""
+    return REDIS_PREFIX + "{" + group + "}:" + kind
+
+
 _read_settings()
 setting_changed.connect(_read_settings)
 

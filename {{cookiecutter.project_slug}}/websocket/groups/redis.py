@@ -30,10 +30,9 @@ from websocket.groups.redis_history import (
 )
 from websocket.groups.redis_presence import RedisPresence
 from websocket.groups.redis_tasks import RedisLeases
-from websocket.groups.server import RedisServer, key_of, master, options, publish_errors
+from websocket.groups.server import RedisServer, master, options, publish_errors
 from websocket.redis_url import Address, choose, parse_all
-from websocket.resume import Position
-from websocket.resume import key_of as position_key
+from websocket.resume import Position, key_of
 
 logger = logging.getLogger("django.websocket")
 
@@ -120,25 +119,25 @@ class RedisHub(Hub):
     def members_of(cls, group: str) -> dict[str, str]:
         """Return the members in all processes; raises `PublishError` as `publish` does."""
         warn_of_wait("members", 4)
-        client = _client_of(group)
+        found = _client_of(group).hscan_iter(conf.redis_key(group, "i"), count=500)
         with publish_errors(f"Redis did not tell the members of {group!r}"):
-            return dict(map(unpack_member, client.hscan_iter(key_of(group, "i"), count=500)))
+            return dict(map(unpack_member, found))
 
     @classmethod
     def count_members(cls, group: str) -> int:
         warn_of_wait("member_count", 4)
         client = _client_of(group)
         with publish_errors(f"Redis did not count the members of {group!r}"):
-            return int(client.hlen(key_of(group, "i")))
+            return int(client.hlen(conf.redis_key(group, "i")))
 
     async def amembers_of(self, group: str) -> dict[str, str]:
-        found = self.client_of(group).hscan_iter(key_of(group, "i"), count=500)
+        found = self.client_of(group).hscan_iter(conf.redis_key(group, "i"), count=500)
         with publish_errors(f"Redis did not tell the members of {group!r}"):
             return dict([unpack_member(item) async for item in found])
 
     async def acount_members(self, group: str) -> int:
         with publish_errors(f"Redis did not count the members of {group!r}"):
-            return int(await self.client_of(group).hlen(key_of(group, "i")))
+            return int(await self.client_of(group).hlen(conf.redis_key(group, "i")))
 
     def add(self, group: str, member: Member) -> None:
         super().add(group, member)
@@ -225,7 +224,7 @@ class RedisHub(Hub):
 
 
 def position_of(group: str, stored: Stored | None) -> str:
-    return "" if stored is None else str(Position(position_key(group), stored.epoch, stored.offset))
+    return "" if stored is None else str(Position(key_of(group), stored.epoch, stored.offset))
 
 
 def unpack_member(item: tuple[bytes, bytes]) -> tuple[str, str]:

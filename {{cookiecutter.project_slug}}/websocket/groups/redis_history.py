@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 
 from websocket import conf
 from websocket.groups.message import Message
-from websocket.groups.server import key_of
 
 logger = logging.getLogger("django.websocket")
 
@@ -93,7 +92,7 @@ def to_read(group: str, after: int | None) -> dict[str, Any]:
 
 def _call(group: str, *args: Any) -> dict[str, Any]:
     return {
-        "keys": [key_of(group, "m"), key_of(group, "s")],
+        "keys": [conf.redis_key(group, "m"), conf.redis_key(group, "s")],
         "args": [VERSION, secrets.token_hex(4), _COUNTED_FOR, *args],
     }
 

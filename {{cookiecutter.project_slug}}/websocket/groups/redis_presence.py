@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import redis.asyncio
 
+from websocket import conf
 from websocket.groups.message import PublishError
 from websocket.groups.presence import Owner, Presence
-from websocket.groups.server import ERRORS, ClientOf, key_of, publish_errors, register
+from websocket.groups.server import ERRORS, ClientOf, publish_errors, register
 
 logger = logging.getLogger("django.websocket")
 
@@ -123,7 +124,7 @@ class RedisPresence(Presence):
         return bool(is_last)
 
     def call(self, script: Any, group: str, *args: str, client: Any = None) -> Any:
-        keys = [key_of(group, "p"), key_of(group, "i")]
+        keys = [conf.redis_key(group, "p"), conf.redis_key(group, "i")]
         lifetime = str(round(LIFETIME * 1000))
         if client is None:
             client = self.client_of(group)

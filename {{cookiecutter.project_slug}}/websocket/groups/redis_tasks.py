@@ -10,7 +10,8 @@ from __future__ import annotations
 import uuid
 from typing import Any, Final
 
-from websocket.groups.server import ClientOf, key_of, publish_errors, register
+from websocket import conf
+from websocket.groups.server import ClientOf, publish_errors, register
 from websocket.groups.tasks import LEASE, Lease, Leases
 
 # Arguments: process, lease, and the three arguments of `Leases.ask`, as 1 or 0.
@@ -66,5 +67,5 @@ class RedisLeases(Leases):
             await self.call(self.release_script, group)
 
     def call(self, script: Any, group: str, *args: int) -> Any:
-        keys = [key_of(group, "t"), key_of(group, "w")]
+        keys = [conf.redis_key(group, "t"), conf.redis_key(group, "w")]
         return script(keys=keys, args=[self.process, *args], client=self.client_of(group))

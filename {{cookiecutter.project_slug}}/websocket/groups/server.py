@@ -50,11 +50,6 @@ def publish_errors(problem: str) -> Iterator[None]:
         raise PublishError(f"{problem}: {error}") from error
 
 
-def key_of(group: str, kind: str) -> str:
-    """Return a key for data about a group; the braces keep a group's keys together in a cluster."""
-    return conf.REDIS_PREFIX + "{" + group + "}:" + kind
-
-
 def register(client_of: ClientOf, *scripts: str) -> list[Any]:
     """Return scripts for redis-py, to be called with the client of a group's server."""
     # A script needs a client to exist, and any one will do.

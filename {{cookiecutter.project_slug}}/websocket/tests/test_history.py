@@ -24,7 +24,6 @@ from websocket.groups import (
     position,
     subscribe,
 )
-from websocket.groups.server import key_of as redis_key
 from websocket.groups.subscription import Mailbox
 from websocket.resume import Position, key_of, resume_of
 from websocket.testing import connect
@@ -703,7 +702,7 @@ class RedisTests(Everything, OnRedis):
             await page.load()
             await apublish(self.group, "one")
             await page.next()
-        key = redis_key(self.group, "m")
+        key = conf.redis_key(self.group, "m")
         async with self.redis_client() as client:
             # As of another server, a replica that has taken over or an older dump.
             await client.hset(key, "run", "another")
@@ -764,7 +763,7 @@ class RedisTests(Everything, OnRedis):
 
     async def test_a_history_of_another_version_is_named_and_left_alone(self) -> None:
         async with self.redis_client() as client:
-            await client.hset(redis_key(self.group, "m"), mapping={"version": "2", "a": "b"})
+            await client.hset(conf.redis_key(self.group, "m"), mapping={"version": "2", "a": "b"})
             page = Page(self.path)
             with self.assertLogs("django.websocket", "WARNING") as logs:
                 async with page.connected():
@@ -777,7 +776,7 @@ class RedisTests(Everything, OnRedis):
             self.assertEqual(len(logs.records), 1)
             self.assertIn("is from another version of this project", logs.output[0])
             self.assertEqual(page.positions, {})
-            self.assertEqual(await client.hget(redis_key(self.group, "m"), "a"), b"b")
+            self.assertEqual(await client.hget(conf.redis_key(self.group, "m"), "a"), b"b")
 
     async def test_members_of_a_history_of_another_version_are_told_of_an_outage(self) -> None:
         async with self.redis_client() as client:
@@ -807,6 +806,6 @@ class RedisTests(Everything, OnRedis):
     async def test_messages_are_kept_for_some_time_and_counted_for_longer(self) -> None:
         await apublish(self.group, "")
         async with self.redis_client() as client:
-            kept = await client.ttl(redis_key(self.group, "s"))
-            counted = await client.ttl(redis_key(self.group, "m"))
+            kept = await client.ttl(conf.redis_key(self.group, "s"))
+            counted = await client.ttl(conf.redis_key(self.group, "m"))
         self.assertEqual((kept, counted), (300, 30 * 24 * 3600))

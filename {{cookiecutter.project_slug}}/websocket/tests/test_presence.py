@@ -16,6 +16,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.test import TransactionTestCase, override_settings
 
+from websocket import conf
 from websocket.auth import login
 from websocket.connection import WebSocket
 from websocket.groups import (
@@ -28,9 +29,7 @@ from websocket.groups import (
     presence,
     presence_changed,
     publish,
-    redis_presence,
 )
-from websocket.groups.server import key_of
 from websocket.testing import ClientSocket, connect
 from websocket.tests.redis_server import OnRedis, impatient
 from websocket.urls import websocket
@@ -347,7 +346,9 @@ class RedisTests(Everything, OnRedis, TransactionTestCase):
             self.assertTrue(changes.queue.empty())
 
     async def test_the_members_of_a_process_that_was_killed_are_forgotten(self) -> None:
-        self.enterContext(mock.patch.object(redis_presence, "RENEW", 0.2))
+        from websocket.groups.redis_presence import LIFETIME
+
+        self.enterContext(mock.patch("websocket.groups.redis_presence.RENEW", 0.2))
         with Changes() as changes:
             async with enter(self.a) as visitor:
                 self.assertEqual((await changes.next())[1], visitor.id)
@@ -355,12 +356,12 @@ class RedisTests(Everything, OnRedis, TransactionTestCase):
                     self.assertEqual((await amembers(self.a))["7"], 7)
                 # Its entry lasts for LIFETIME; do not wait for that here.
                 async with self.redis_client() as client:
-                    entries = await client.zrange(key_of(self.a, "p"), 0, -1)
+                    entries = await client.zrange(conf.redis_key(self.a, "p"), 0, -1)
                     (holder,) = [entry for entry in entries if entry.endswith(b":7")]
-                    left = await client.zscore(key_of(self.a, "p"), holder)
+                    left = await client.zscore(conf.redis_key(self.a, "p"), holder)
                     now = (await client.time())[0]
-                    self.assertLess(left / 1000 - now, redis_presence.LIFETIME + 1)
-                    await client.zadd(key_of(self.a, "p"), {holder: now * 1000})
+                    self.assertLess(left / 1000 - now, LIFETIME + 1)
+                    await client.zadd(conf.redis_key(self.a, "p"), {holder: now * 1000})
                 self.assertEqual(await changes.next(), (self.a, "7", 7, False))
                 self.assertEqual(list(await amembers(self.a)), [visitor.id])
 
@@ -404,7 +405,7 @@ class RedisTests(Everything, OnRedis, TransactionTestCase):
 
     async def test_the_entries_are_renewed_after_an_outage(self) -> None:
         hub: Any = get_hub()
-        self.enterContext(mock.patch.object(redis_presence, "RENEW", 0.05))
+        self.enterContext(mock.patch("websocket.groups.redis_presence.RENEW", 0.05))
         async with enter(self.a, self.ada):
             with self.assertLogs("django.websocket", "WARNING") as logs:
                 self.redis.kill()
