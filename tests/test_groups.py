@@ -438,7 +438,7 @@ def test_a_redis_that_is_killed_and_comes_back_is_found_again(
         assert server.process.poll() is None
         log = server.log()
         assert "Traceback" not in log, log
-        assert log.count("Redis is lost") == log.count("Redis is back (") == 1
+        assert log.count("Redis does not answer (") == log.count("Redis is back (") == 1
 
 
 def test_a_redis_that_hangs_up_again_and_again_is_lost_and_found_without_a_traceback(

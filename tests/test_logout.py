@@ -161,7 +161,7 @@ def test_a_logout_that_a_process_may_have_missed_lets_the_handshakes_decide(
             connect(server, "/echo/", "") as nobodys,
         ):
             wire.tear()
-            await asyncio.to_thread(server.wait_for, "Redis is lost")
+            await asyncio.to_thread(server.wait_for, "Redis does not answer (")
             await asyncio.to_thread(log_out, other, ada)
             wire.mend()
             assert await closed(hers) == await closed(his) == 1012

@@ -22,12 +22,13 @@ STARTS = {
     ),
     "Redis without its package": (
         {"DJANGO_SETTINGS_MODULE": "mistakesite.without_redis", "REDIS_URL": "redis://127.0.0.1"},
-        "WEBSOCKET_REDIS_URL is set, but the package redis is not installed: pip install redis.",
+        "WEBSOCKET_REDIS_URL (REDIS_URL in the environment) is set, but the package redis is not "
+        "installed: pip install -e '.[redis]'",
     ),
     "Redis without its scheme": (
         {"REDIS_URL": "127.0.0.1:6379"},
-        "WEBSOCKET_REDIS_URL is not a URL such as redis://localhost:6379/0, in which a password "
-        "is percent-encoded.",
+        "WEBSOCKET_REDIS_URL (REDIS_URL in the environment) is not a URL such as "
+        "redis://localhost:6379/0, in which a password is percent-encoded.",
     ),
 }
 
@@ -108,8 +109,8 @@ OPENED = {
     "closes_with_a_reason_alone/": f"ValueError: 'Good bye.' {CODE}",
     "closes_with_a_status/": f"ValueError: 403 {CODE}",
     "InvalidMessageWithoutAFrame/": f"ValueError: 1005 {CODE}",
-    "not_async": "WARNING django.websocket: The handshake at /not_async was redirected to "
-    "/not_async/, which no browser follows: connect there.",
+    "not_async": "WARNING django.websocket: The handshake at /not_async was redirected, "
+    "which no browser follows: connect to /not_async/.",
 }
 VISITED = {
     "mounted_with_path/": NOT_WITH_PATH,

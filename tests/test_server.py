@@ -221,6 +221,26 @@ def test_a_server_that_stops_tells_its_clients_and_is_gone_in_seconds(
             assert closed.value.rcvd.code == 1012
 
 
+def test_a_reloading_server_stops_at_a_mistake_in_a_view_and_waits_for_its_correction(
+    workshop: Project,
+) -> None:
+    server = Server(workshop, ("--reload",), {})
+    try:
+        views = workshop.path / "users" / "views.py"
+        correct = views.read_text()
+        for number, mistake in enumerate(("import nothing_of_this_name", "oh no", "ohno"), 1):
+            edit(views, f"{correct}\n{mistake}\n")
+            server.wait_for("Error: ", times=number)
+            edit(views, correct)
+            server.wait_for("Application startup complete.", times=1 + number)
+        for error in ("ModuleNotFoundError", "SyntaxError", "NameError"):
+            assert re.search(f"^{error}: ", server.log(), re.MULTILINE)
+        assert get(f"{server.url}/")[0] == 200
+        server.stop()
+    finally:
+        server.kill()
+
+
 def test_a_reloading_server_shows_an_edited_view_at_once(
     serve: Callable[..., Server], workshop: Project
 ) -> None:

@@ -189,8 +189,13 @@ STATIC_ROOT = BASE_DIR / "staticfiles"
 STATIC_URL = "static/"
 
 # WebSockets: groups live in the memory of one process, or in Redis for any number of them.
+# The groups whose names start so keep their last messages, for pages that were away.
 # jinja: if cookiecutter.chat_example
-WEBSOCKET_HISTORY = {"chat.room.": 100}  # A page that was away gets up to 100 messages.
+WEBSOCKET_HISTORY: dict[str, int] = {
+    "chat.room.": 100,
+}
+# jinja: else
+WEBSOCKET_HISTORY: dict[str, int] = {}
 # jinja: endif
 WEBSOCKET_REDIS_PREFIX = "{{ cookiecutter.project_slug }}:"
 WEBSOCKET_REDIS_URL = env.str("REDIS_URL", default="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from importlib import metadata
 from typing import Any
@@ -120,6 +121,25 @@ def check_middleware(**kwargs: Any) -> list[CheckMessage]:
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
     """Check the WEBSOCKET_ settings, as `websockets()` does when the server starts."""
     return [Error(error, id="websocket.E002") for error in conf.errors()]
+
+
+@register(Tags.compatibility)
+def check_names(**kwargs: Any) -> list[CheckMessage]:
+    """Check that settings which begin with WEBSOCKET are those of the app, and not misspelled."""
+    known = [f"WEBSOCKET_{name}" for name in conf.DEFAULTS]
+    unknown = (name for name in dir(settings) if name.startswith("WEBSOCKET") and name.isupper())
+    messages: list[CheckMessage] = []
+    for name in unknown:
+        if name not in known:
+            (nearest,) = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            messages.append(
+                Warning(
+                    f"{name} is not a setting of websocket, and has no effect.",
+                    hint=f"Did you mean {nearest}? If it is your own, begin its name otherwise.",
+                    id="websocket.W007",
+                )
+            )
+    return messages
 
 
 @register(Tags.compatibility, deploy=True)

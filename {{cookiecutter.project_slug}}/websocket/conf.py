@@ -56,11 +56,11 @@ SLOW_CLIENT: str = "close"
 #: database connections.
 THREADS: int = 8
 
-_DEFAULTS = {name: value for name, value in globals().items() if name.isupper()}
+DEFAULTS = {name: value for name, value in globals().items() if name.isupper()}
 
 
 def _read_settings(**kwargs: Any) -> None:
-    for name, default in _DEFAULTS.items():
+    for name, default in DEFAULTS.items():
         globals()[name] = getattr(settings, f"WEBSOCKET_{name}", default)
     history_length.cache_clear()
 
@@ -81,12 +81,19 @@ _read_settings()
 setting_changed.connect(_read_settings)
 
 
+#: The setting, and what it comes from in a project of the template.
+_REDIS_URL = "WEBSOCKET_REDIS_URL (REDIS_URL in the environment)"
+
+
 def errors() -> list[str]:
     """Return an error message for each setting with an invalid value."""
     wanted = {
         "DISCONNECT_GRACE": (_is_number(DISCONNECT_GRACE), "a number of seconds, 0 or more"),
         "EXPLAIN_REFUSALS": (isinstance(EXPLAIN_REFUSALS, bool), "True or False"),
-        "HISTORY": (_is_history(HISTORY), "a dict of starts of names and whole numbers, 1 or more"),
+        "HISTORY": (
+            _is_history(HISTORY),
+            'a dict of starts of names and whole numbers, 1 or more, such as {"room.": 100}',
+        ),
         "HISTORY_TTL": (_is_number(HISTORY_TTL), "a number of seconds, 0 or more"),
         "MAX_AGE": (_is_number(MAX_AGE), "a number of seconds, 0 or more"),
         "MAX_MESSAGE_SIZE": (_is_whole(MAX_MESSAGE_SIZE), "a whole number of bytes, 1 or more"),
@@ -105,16 +112,21 @@ def errors() -> list[str]:
         if not is_valid
     ]
     if REDIS_URL and (problem := redis_url.problem(str(REDIS_URL))):
-        found.append(f"WEBSOCKET_REDIS_URL is {problem}.")
+        found.append(f"{_REDIS_URL} is {problem}.")
     elif REDIS_URL and find_spec("redis") is None:
         found.append(
-            "WEBSOCKET_REDIS_URL is set, but the package redis is not installed: pip install redis."
+            f"{_REDIS_URL} is set, but the package redis is not installed: "
+            "pip install -e '.[redis]'"
         )
     return found
 
 
+def _is_a(value: Any, *types: type) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool)  # True is an int to Python.
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and 0 <= value < float("inf")
+    return _is_a(value, int, float) and 0 <= value < float("inf")
 
 
 def _is_history(value: Any) -> bool:
@@ -124,4 +136,4 @@ def _is_history(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
+    return _is_a(value, int) and value >= 1

@@ -9,7 +9,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.urls import set_script_prefix
+from django.urls import get_resolver, set_script_prefix
 
 from websocket import conf, groups, internals, logins, streams, sweep
 from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler, omit_refusal
@@ -31,12 +31,13 @@ def websockets(app: Application) -> Application:
     """Wrap an ASGI application: route WebSockets to views in the URLconf, and all else to `app`.
 
     The lifespan is handled here, because Django does not support it. The WEBSOCKET_ settings are
-    checked and middleware is loaded at once: a mistake fails at startup, not during a handshake.
-    Raises `ImproperlyConfigured` for a setting that is not valid.
+    checked, and middleware and the URLconf are loaded at once: a mistake fails at startup, not
+    during a handshake. Raises `ImproperlyConfigured` for a setting that is not valid.
     """
     if errors := conf.errors():
         raise ImproperlyConfigured(" ".join(errors))
     get_handler()
+    _ = get_resolver().url_patterns  # Imports the URLconf, and with it the views.
     logging.getLogger("asyncio").addFilter(internals.excuse_bad_frames)
     logging.getLogger("django.request").addFilter(omit_refusal)
     logging.getLogger("uvicorn.error").addFilter(internals.excuse_bad_text)

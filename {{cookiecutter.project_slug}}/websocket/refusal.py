@@ -154,9 +154,14 @@ def warn(connection: Connection, response: HttpResponseBase) -> None:
             connection.path,
             response.status_code,
         )
-    elif response.status_code in (301, 308):
+    elif response.has_header("Location") and not leads_to_login(response):
+        url = response.get("Location", "").partition("?")[0]
+        hint = ""
+        if url.startswith("https:"):
+            hint = " If it is, set SECURE_PROXY_SSL_HEADER, so that Django knows of the TLS."
         logger.warning(
-            "The handshake at %s was redirected to %s, which no browser follows: connect there.",
+            "The handshake at %s was redirected, which no browser follows: connect to %s.%s",
             connection.path,
-            response.get("Location", "").partition("?")[0],
+            f"ws{url[4:]}" if url.startswith("http") else url,
+            hint,
         )

@@ -44,6 +44,11 @@ class PageTests(TestCase):
         for page in ("/chat/", "/chat/rooms/lobby/"):
             self.assertRedirects(self.client.get(page), f"/chat/login/?next={page}")
 
+    def test_only_in_development_the_login_page_says_how_to_make_a_user(self) -> None:
+        self.assertNotContains(self.client.get("/chat/login/"), "createsuperuser")
+        with override_settings(DEBUG=True):
+            self.assertContains(self.client.get("/chat/login/"), "createsuperuser")
+
     def test_logging_in_leads_to_where_one_was_going(self) -> None:
         page = "/chat/login/?next=/chat/rooms/lobby/"
         wrong = self.client.post(page, {"username": "ada", "password": "wrong"})

@@ -23,6 +23,8 @@ logger = logging.getLogger("django.websocket")
 # Bytes of JSON that one member's info may have.
 MAX_INFO: Final = 1024
 
+EXAMPLE: Final = 'such as {"name": "Anna"}'
+
 # Seconds in which a user can come back, for example by loading the page again, without having left.
 RETURN: Final = 15.0
 
@@ -195,7 +197,9 @@ def encode_info(info: Any) -> str:
     try:
         encoded: str = encode_json(info)
     except TypeError as error:
-        raise TypeError(f"presence= takes a value that JSON can hold: {error}") from error
+        raise TypeError(f"presence= takes a value for JSON, {EXAMPLE}: {error}") from None
     if (size := len(encoded.encode())) > MAX_INFO:
-        raise ValueError(f"presence= may have {MAX_INFO} bytes of JSON; this one has {size}.")
+        raise ValueError(
+            f"presence= may have {MAX_INFO} bytes of JSON, {EXAMPLE}; this one has {size}."
+        )
     return encoded

@@ -186,8 +186,12 @@ class RedisServer:
         if not isinstance(errors[0], ERRORS):
             logger.error("Listening to Redis failed: trying again.", exc_info=error)
         elif not self.delay:
-            message = "Redis is lost, and published messages with it (%s): %s"
-            logger.error(message, self.name, errors[0])
+            logger.error(
+                "Redis does not answer (%s), and what is published is lost: start it, or correct "
+                "REDIS_URL: %s",
+                self.name,
+                errors[0],
+            )
         self.delay = min(self.delay * 2 or 0.1, MAX_DELAY)
 
     def confirm(self, group: str) -> None:

@@ -44,23 +44,23 @@ class ApplicationTests(SimpleTestCase):
 class SettingsTests(SimpleTestCase):
     def test_each_setting_has_values_that_it_cannot_have(self):
         wrong: dict[str, list[Any]] = {
-            "DISCONNECT_GRACE": [-1, "2", None, float("inf"), float("nan")],
+            "DISCONNECT_GRACE": [-1, "2", None, True, float("inf"), float("nan")],
             "EXPLAIN_REFUSALS": [None, 1, "false"],
-            "HISTORY": [["room."], {"room.": 0}, {7: 100}],
-            "HISTORY_TTL": [-1, None],
-            "MAX_AGE": [-1, "1800"],
-            "MAX_MESSAGE_SIZE": [0, 1.5, "1 MB"],
-            "OUTBOX_SIZE": [0, None],
+            "HISTORY": [["room."], {"room.": 0}, {"room.": True}, {7: 100}],
+            "HISTORY_TTL": [-1, None, True],
+            "MAX_AGE": [-1, "1800", True],
+            "MAX_MESSAGE_SIZE": [0, 1.5, "1 MB", True],
+            "OUTBOX_SIZE": [0, None, True],
             "REDIS_PREFIX": [None, b"chat:"],
-            "REDIS_TIMEOUT": [0, "2"],
+            "REDIS_TIMEOUT": [0, "2", True],
             "REDIS_URL": [
                 *("localhost:6379", "http://localhost", "redis://:a/b@localhost", 6379),
                 *("redis://one,redis://two", "redis://one two:6379", "redis+sentinel://one"),
             ],
             "SLOW_CLIENT": ["wait", True],
-            "THREADS": [0, -8, 2.0, "8"],
+            "THREADS": [0, -8, 2.0, "8", True],
         }
-        self.assertEqual(wrong.keys(), conf._DEFAULTS.keys())
+        self.assertEqual(wrong.keys(), conf.DEFAULTS.keys())
         for name, values in wrong.items():
             for value in values:
                 with (
@@ -69,7 +69,7 @@ class SettingsTests(SimpleTestCase):
                 ):
                     (error,) = checks.check_settings()
                     self.assertEqual((error.id, error.level), ("websocket.E002", ERROR))
-                    self.assertTrue(error.msg.startswith(f"WEBSOCKET_{name} is "), error.msg)
+                    self.assertTrue(error.msg.startswith(f"WEBSOCKET_{name} "), error.msg)
 
     @override_settings(
         WEBSOCKET_DISCONNECT_GRACE=0,
@@ -93,16 +93,39 @@ class SettingsTests(SimpleTestCase):
             websockets(unwrapped)
         self.assertEqual(checks.check_application(), [])  # One message says it, not two.
 
+    @override_settings(ROOT_URLCONF="nowhere.urls")
+    def test_a_urlconf_that_cannot_be_imported_fails_the_start(self):
+        with self.assertRaisesMessage(ModuleNotFoundError, "No module named 'nowhere'"):
+            websockets(unwrapped)
+
     @override_settings(WEBSOCKET_REDIS_URL="redis://localhost")
     def test_redis_needs_its_package(self):
         with mock.patch.dict(sys.modules, redis=None):
             self.assertEqual(
                 [error.msg for error in checks.check_settings()],
                 [
-                    "WEBSOCKET_REDIS_URL is set, but the package redis is not installed: "
-                    "pip install redis."
+                    "WEBSOCKET_REDIS_URL (REDIS_URL in the environment) is set, but the package "
+                    "redis is not installed: pip install -e '.[redis]'"
                 ],
             )
+
+    def test_a_setting_that_is_misspelled_is_one_that_has_no_effect(self):
+        self.assertEqual(checks.check_names(), [])
+        for wrong, right in {
+            "WEBSOCKET_THREAD": "WEBSOCKET_THREADS",
+            "WEBSOCKETS_MAX_AGE": "WEBSOCKET_MAX_AGE",
+            "WEBSOCKET_REDIS": "WEBSOCKET_REDIS_URL",
+            "WEBSOCKET_MAX_MESSAGES_SIZE": "WEBSOCKET_MAX_MESSAGE_SIZE",
+        }.items():
+            with self.subTest(wrong), override_settings(**{wrong: 1}):
+                (warning,) = checks.check_names()
+                self.assertEqual(warning.id, "websocket.W007")
+                self.assertTrue(warning.msg.startswith(f"{wrong} is not a setting"), warning.msg)
+                self.assertIn(f"Did you mean {right}?", str(warning.hint))
+
+    @override_settings(WEBSOCKET_HISTORY=["room."])
+    def test_the_error_about_histories_has_an_example(self):
+        self.assertIn('such as {"room.": 100}', checks.check_settings()[0].msg)
 
     @override_settings(WEBSOCKET_REDIS_URL="http://:secret@localhost")
     def test_a_password_is_not_shown(self):

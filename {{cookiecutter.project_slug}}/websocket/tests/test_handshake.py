@@ -868,10 +868,20 @@ class RefusalTests(SimpleTestCase):
         self.assertEqual(
             [record.getMessage() for record in logs.records],
             [
-                "The handshake at /ws was redirected to /ws/, which no browser follows: connect "
-                "there.",
+                "The handshake at /ws was redirected, which no browser follows: connect to /ws/.",
                 "WebSocket /ws 127.0.0.1 - refused: 301",
             ],
+        )
+
+    @override_settings(SECURE_SSL_REDIRECT=True)
+    async def test_a_redirect_to_tls_is_logged_with_the_url_of_the_socket_and_the_proxys_part(self):
+        with self.assertLogs("django.websocket") as logs:
+            self.assertEqual((await refusal_of("/ws/")).status_code, 301)
+        self.assertEqual(
+            logs.records[0].getMessage(),
+            "The handshake at /ws/ was redirected, which no browser follows: connect to "
+            "wss://testserver/ws/. If it is, set SECURE_PROXY_SSL_HEADER, so that Django knows of "
+            "the TLS.",
         )
 
     @skipUnless(django.VERSION >= (4, 2), "Async streaming came with Django 4.2.")
