@@ -780,7 +780,7 @@ class RedisTests(Everything, OnRedis):
 
     async def test_members_of_a_history_of_another_version_are_told_of_an_outage(self) -> None:
         async with self.redis_client() as client:
-            await client.hset(redis_key(self.group, "m"), "version", "2")
+            await client.hset(conf.redis_key(self.group, "m"), "version", "2")
             page = Page(self.path)
             with self.assertLogs("django.websocket"):
                 async with page.connected():
@@ -794,8 +794,8 @@ class RedisTests(Everything, OnRedis):
             await page.load()
         await apublish(self.group, "overwritten")
         async with self.redis_client() as client:
-            await client.delete(redis_key(self.group, "s"))
-            await client.xadd(redis_key(self.group, "s"), {"m": "not a message"}, id="1-0")
+            await client.delete(conf.redis_key(self.group, "s"))
+            await client.xadd(conf.redis_key(self.group, "s"), {"m": "not a message"}, id="1-0")
         with self.assertLogs("django.websocket", "WARNING") as logs:
             async with page.connected():
                 self.assertEqual(await page.next(), "state")
