@@ -129,6 +129,7 @@ websocket/groups/server.py
 websocket/groups/subscription.py
 websocket/groups/tasks.py
 websocket/handshake.py
+websocket/hints.py
 websocket/inbox.py
 websocket/internals.py
 websocket/lifecycle.py

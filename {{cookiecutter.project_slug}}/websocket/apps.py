@@ -9,7 +9,7 @@ class WebSocketConfig(AppConfig):
     name = "websocket"
 
     def ready(self) -> None:
-        from websocket import auth, checks  # noqa: F401
+        from websocket import auth, checks, hints  # noqa: F401
 
         auth.connect_receivers()
         if "sentry_sdk" in sys.modules:

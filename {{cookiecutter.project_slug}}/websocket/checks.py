@@ -10,9 +10,12 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Tags, Warning, register
 from django.core.management import get_commands
+from django.urls import get_resolver
 from django.utils.module_loading import import_string
 
 from websocket import conf
+from websocket.console import name_of
+from websocket.routes import sockets
 
 
 @register(Tags.compatibility)
@@ -121,6 +124,25 @@ def check_middleware(**kwargs: Any) -> list[CheckMessage]:
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
     """Check the WEBSOCKET_ settings, as `websockets()` does when the server starts."""
     return [Error(error, id="websocket.E002") for error in conf.errors()]
+
+
+@register(Tags.urls)
+def check_routes(**kwargs: Any) -> list[CheckMessage]:
+    """Check that no two sockets have one URL, of which Django finds only the first."""
+    views: dict[str, Any] = {}
+    messages: list[CheckMessage] = []
+    for url, view, _ in sockets(get_resolver(), "/"):
+        if url in views:
+            messages.append(
+                Warning(
+                    f"The socket {name_of(view)} is never reached: {url} is that of "
+                    f"{name_of(views[url])}.",
+                    hint="Give one of them another route.",
+                    id="websocket.W008",
+                )
+            )
+        views.setdefault(url, view)
+    return messages
 
 
 @register(Tags.compatibility)

@@ -34,6 +34,7 @@ from websocket.protocol import (
     decode_json,
     dump_json,
     encode_header,
+    not_text,
 )
 from websocket.state import Connection
 
@@ -263,8 +264,7 @@ class WebSocket(RequestAttributes):
         """Send a text message; raises as `send_message` does."""
         if isinstance(data, str):
             return self.send_message(data)
-        hint = "send_bytes()" if isinstance(data, (bytes, bytearray, memoryview)) else "send_json()"
-        raise TypeError(f"send_text() takes a str, not a {type(data).__name__}: use {hint}.")
+        raise not_text(data)
 
     def send_bytes(self, data: bytes | str) -> Coroutine[Any, Any, None]:
         """Send a binary message (a str as UTF-8); raises as `send_message` does."""

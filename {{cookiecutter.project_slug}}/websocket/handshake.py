@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 from collections.abc import Callable, Coroutine
 from io import BytesIO
 from typing import Any, Concatenate
@@ -14,9 +13,8 @@ from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
-from django.core.signals import got_request_exception, request_started
+from django.core.signals import request_started
 from django.db import connections, transaction
-from django.dispatch import receiver
 from django.http import (
     Http404,
     HttpRequest,
@@ -314,22 +312,3 @@ def omit_refusal(record: logging.LogRecord) -> bool:
     is_handshake = isinstance(getattr(record, "request", None), Handshake)
     is_djangos = hasattr(record, "status_code") and record.levelno == logging.WARNING
     return not (is_handshake and is_djangos)
-
-
-# Sockets mistaken for requests, and vice versa
-
-_OF_SOCKETS = ("accept", "iter_", "join", "receive", "reject", "send")
-
-
-@receiver(got_request_exception)
-def note_mix_up(sender: Any, **kwargs: Any) -> None:
-    """Add a note to the exception of a view that takes a socket for a request, or vice versa."""
-    error = sys.exc_info()[1]
-    if not isinstance(error, AttributeError):
-        return
-    if isinstance(error.obj, HttpRequest) and (error.name or "").startswith(_OF_SOCKETS):
-        error.add_note("Mount a socket view with websocket(), not with path().")
-    elif isinstance(error.obj, WebSocket) and error.name in dir(error.obj.request):
-        error.add_note(
-            "A socket is not a request: use `socket.request`, or mount a page's view with path()."
-        )

@@ -77,11 +77,14 @@ async def finish(
             await sync_to_async(report)(connection, error)
             await hang_up(connection, 1011)
     if connection.app_state is not State.CONNECTING:
-        if isinstance(result, HttpResponseBase) and connection.opened:
+        if result is not None and connection.opened:
+            is_response = isinstance(result, HttpResponseBase)
+            hint = "return it before, or use close() with a code" if is_response else "send it"
             logger.warning(
-                "The view at %s returned a response after accept(), which no client sees: return "
-                "it before, or use close() with a code.",
+                "The view at %s returned a %s after accept(), which no client sees: %s.",
                 connection.path,
+                "response" if is_response else type(result).__name__,
+                hint,
             )
         await hang_up(connection, 1000)
         return

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import get_resolver, set_script_prefix
@@ -34,7 +35,10 @@ def websockets(app: Application) -> Application:
     checked, and middleware and the URLconf are loaded at once: a mistake fails at startup, not
     during a handshake. Raises `ImproperlyConfigured` for a setting that is not valid.
     """
-    if errors := conf.errors():
+    errors = conf.errors()
+    if not apps.is_installed("websocket"):
+        errors.append('INSTALLED_APPS lacks "websocket": a logout would not close sockets.')
+    if errors:
         raise ImproperlyConfigured(" ".join(errors))
     get_handler()
     _ = get_resolver().url_patterns  # Imports the URLconf, and with it the views.

@@ -6,11 +6,12 @@ import enum
 import json
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, Final
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.http import QueryDict
+from django.utils.functional import Promise
 
 from websocket import conf
 
@@ -199,3 +200,15 @@ def size_of(event: Event) -> int:
     if text is None:
         return len(event.get("bytes") or b"")
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def not_text(data: object) -> TypeError:
+    """Return the exception for what is not a str, and was to be sent as text."""
+    hint = "use send_json()"
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        hint = "use send_bytes()"
+    elif isinstance(data, Coroutine):
+        hint = "write `await` before the call"
+    elif isinstance(data, Promise):
+        return TypeError("send_text() takes a str, not a lazy one: use str().")
+    return TypeError(f"send_text() takes a str, not a {type(data).__name__}: {hint}.")

@@ -154,6 +154,12 @@ def warn(connection: Connection, response: HttpResponseBase) -> None:
             connection.path,
             response.status_code,
         )
+    elif response.status_code == 404 and settings.DEBUG:
+        if getattr(connection.request, "resolver_match", None) is None:
+            logger.warning(
+                "No URL pattern fits %s: `manage.py sockets` lists the URLs of sockets.",
+                connection.path,
+            )
     elif response.has_header("Location") and not leads_to_login(response):
         url = response.get("Location", "").partition("?")[0]
         hint = ""

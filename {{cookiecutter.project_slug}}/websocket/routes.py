@@ -1,18 +1,19 @@
-"""Find the page or the socket at a path that has both, and run that page."""
+"""List the sockets; find the page or the socket at a path that has both, and run that page."""
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.core.handlers.base import BaseHandler
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
-from django.urls import ResolverMatch, URLResolver, get_resolver
+from django.urls import ResolverMatch, URLPattern, URLResolver, get_resolver
 from django.urls.exceptions import Resolver404
+from django.urls.resolvers import LocalePrefixPattern
 
 from websocket import internals
 
@@ -71,3 +72,25 @@ def get_page(handler: BaseHandler, request: HttpRequest) -> HttpResponseBase | N
 
 async def _wait(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return await coroutine
+
+
+def sockets(
+    resolver: URLResolver, route: str, namespace: str = ""
+) -> Iterator[tuple[str, Callable[..., Any], str]]:
+    """Yield the URL, the view and the name of each socket, in the order of the URLconf."""
+    for pattern in resolver.url_patterns:
+        whole = route + route_of(pattern)
+        if isinstance(pattern, URLResolver):
+            inner = f"{namespace}{pattern.namespace}:" if pattern.namespace else namespace
+            yield from sockets(pattern, whole, inner)
+        elif (view := getattr(pattern.callback, "socket_view", None)) is not None:
+            name = f"{namespace}{pattern.name}" if pattern.name else ""
+            yield whole, view, name
+
+
+def route_of(pattern: URLPattern | URLResolver) -> str:
+    """Return the part of the URL that a pattern matches, a regular expression without its ends."""
+    own = pattern.pattern
+    if isinstance(own, LocalePrefixPattern):
+        return "<language>/" if own.prefix_default_language else "[<language>/]"
+    return str(own).removeprefix("^").removesuffix("$")

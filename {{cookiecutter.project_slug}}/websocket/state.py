@@ -106,7 +106,7 @@ class Connection:
     async def receive(self) -> Event:
         """Return the next event, as `WebSocket.receive` does."""
         if self.app_state is not _CONNECTED or self.is_receiving or self.before_receive:
-            self.check_receive()
+            await self.check_receive()
         self.is_receiving = True
         try:
             event = await (self.server_receive() if self.inbox is None else self.inbox.receive())
@@ -120,11 +120,12 @@ class Connection:
         self.messages_in += 1
         return event
 
-    def check_receive(self) -> None:
+    async def check_receive(self) -> None:
         """Raise an exception if the view may not receive now."""
         if self.is_receiving:
             raise RuntimeError("Another task is receiving from this socket: only one may.")
         if self.is_drained:
+            await asyncio.sleep(0)  # A view that catches it in a loop would block all others.
             raise self.disconnected()
         if self.app_state is _CONNECTING and self.client_state is not _CONNECTING:
             raise self.misuse("receive a message")
@@ -298,9 +299,8 @@ class Connection:
         """Return the exception for a call that the application's state does not allow."""
         if self.app_state is _DISCONNECTED:
             return self.disconnected()
-        hint = f"only {SendEvent.SEND!r} and {SendEvent.CLOSE!r} are allowed"
-        if self.app_state is _CONNECTING:
-            hint = "call `await socket.accept()` first"
+        is_new = self.app_state is _CONNECTING
+        hint = "call `await socket.accept()` first" if is_new else "to end it, use close()"
         return RuntimeError(
             f"Cannot {attempt} while the connection is {self.app_state.name}: {hint}."
         )

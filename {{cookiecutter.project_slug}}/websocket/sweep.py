@@ -7,12 +7,17 @@ import logging
 from contextvars import Context
 from typing import Protocol
 
+from django.conf import settings
+
 from websocket.threads import get_threads
 
 logger = logging.getLogger("django.websocket")
 
 #: Seconds between two looks.
 INTERVAL = 1.0
+
+#: Seconds by which a look may be late before that is worth a warning, while DEBUG is on.
+LATE = 1.0
 
 
 class Open(Protocol):
@@ -33,7 +38,8 @@ def start() -> set[Open]:
             del _open[ended]
         _open[loop] = set()
         # In an empty context, so that the timer keeps no data of the first connection alive.
-        loop.call_later(INTERVAL, _look, loop, context=Context())
+        due = loop.time() + INTERVAL
+        loop.call_at(due, _look, loop, due, context=Context())
     return _open[loop]
 
 
@@ -52,9 +58,15 @@ def everything() -> list[Open]:
     return [item for items in list(_open.values()) for item in list(items)]
 
 
-def _look(loop: asyncio.AbstractEventLoop) -> None:
+def _look(loop: asyncio.AbstractEventLoop, due: float) -> None:
     """Check the items of an event loop, and the threads; repeat in a second."""
     look_again = True
+    if settings.DEBUG and loop.time() > due + LATE:
+        logger.warning(
+            "Something blocked all sockets for more than a second, such as time.sleep() in an "
+            "async view: write `await asyncio.sleep()`, or call slow functions with "
+            "sync_to_async()."
+        )
     try:
         for item in list(_open[loop]):
             try:
@@ -64,6 +76,7 @@ def _look(loop: asyncio.AbstractEventLoop) -> None:
         look_again = get_threads().look()
     finally:
         if look_again or _open[loop]:
-            loop.call_later(INTERVAL, _look, loop)
+            due = loop.time() + INTERVAL
+            loop.call_at(due, _look, loop, due)
         else:
             del _open[loop]

@@ -9,9 +9,13 @@ from django.core.checks import ERROR
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import get_commands
 from django.test import SimpleTestCase, modify_settings, override_settings
+from django.urls import include, path
 
 from websocket import checks, conf
 from websocket.middleware import websockets
+from websocket.urls import websocket
+
+APP = "websocket.apps.WebSocketConfig"
 
 unwrapped = get_asgi_application()
 wrapped = websockets(unwrapped)
@@ -36,8 +40,8 @@ class ApplicationTests(SimpleTestCase):
             self.assertEqual(ids(checks.check_application()), ["websocket.W001"])
 
     def test_the_application_has_to_be_there(self):
-        for path in ("nowhere.application", f"{__name__}.nothing", "nothing"):
-            with override_settings(ASGI_APPLICATION=path):
+        for name in ("nowhere.application", f"{__name__}.nothing", "nothing"):
+            with override_settings(ASGI_APPLICATION=name):
                 self.assertEqual(ids(checks.check_application()), ["websocket.E001"])
 
 
@@ -93,6 +97,13 @@ class SettingsTests(SimpleTestCase):
             websockets(unwrapped)
         self.assertEqual(checks.check_application(), [])  # One message says it, not two.
 
+    def test_the_app_has_to_be_installed(self):
+        with (
+            modify_settings(INSTALLED_APPS={"remove": ["websocket", APP]}),
+            self.assertRaisesMessage(ImproperlyConfigured, 'INSTALLED_APPS lacks "websocket"'),
+        ):
+            websockets(unwrapped)
+
     @override_settings(ROOT_URLCONF="nowhere.urls")
     def test_a_urlconf_that_cannot_be_imported_fails_the_start(self):
         with self.assertRaisesMessage(ModuleNotFoundError, "No module named 'nowhere'"):
@@ -136,6 +147,25 @@ class SettingsTests(SimpleTestCase):
             self.assertEqual(ids(checks.check_processes()), ["websocket.I001"])
         with override_settings(WEBSOCKET_REDIS_URL="redis://localhost"):
             self.assertEqual(checks.check_processes(), [])
+
+
+class RoutesTests(SimpleTestCase):
+    def test_two_sockets_at_one_url_are_one_too_many(self):
+        async def first(socket):
+            pass
+
+        async def second(socket):
+            pass
+
+        inner = ([websocket("<slug:name>/", second)], "rooms")
+        for urls, ids_found in (
+            ((websocket("ws/", first), websocket("ws/", second)), ["websocket.W008"]),
+            ((websocket("a/<slug:name>/", first), path("a/", include(inner))), ["websocket.W008"]),
+            ((websocket("ws/", first), websocket("other/", first)), []),
+            ((websocket("ws/", first), path("ws/", first)), []),  # A page may share it.
+        ):
+            with override_settings(ROOT_URLCONF=urls):
+                self.assertEqual(ids(checks.check_routes()), ids_found)
 
 
 class RunserverTests(SimpleTestCase):

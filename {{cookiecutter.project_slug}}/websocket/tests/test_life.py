@@ -424,6 +424,31 @@ class CleanupTests(LifeTestCase):
             await LostServer(CONNECT).serve()
         self.assertEqual(cleaned, ["view"])
 
+    async def test_a_view_that_catches_every_exception_in_a_loop_stops_nobody_else(self):
+        async def view(socket):
+            await socket.accept()
+            while True:
+                with contextlib.suppress(Exception):
+                    await socket.receive_text()
+
+        with serving(view):
+            async with asyncio.timeout(30):
+                await Server(CONNECT, left()).serve()
+
+    @override_settings(DEBUG=True)
+    async def test_a_view_that_blocks_the_event_loop_is_told_of_in_development(self):
+        self.enterContext(mock.patch.object(sweep, "LATE", 0.05))
+
+        async def view(socket):
+            await socket.accept()
+            await asyncio.sleep(0.02)  # The first look, a hundredth of a second after the start.
+            time.sleep(0.2)
+            await asyncio.sleep(0.02)
+
+        with self.assertLogs("django.websocket", "WARNING") as logs, serving(view):
+            await Server(CONNECT).serve()
+        self.assertIn("Something blocked all sockets for more than a second", logs.output[0])
+
     async def test_a_view_that_learns_from_the_cancel_and_goes_on_is_cut_off_too(self):
         async def view(socket):
             await socket.accept()
