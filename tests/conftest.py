@@ -22,6 +22,10 @@ from cookiecutter.main import cookiecutter
 
 TEMPLATE = Path(__file__).resolve().parent.parent
 UV = (sys.executable, "-m", "uv")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+# In CI, a test that is left out fails: see below.
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here.")
 
 # What would make a rendered project behave otherwise on one machine than on another.
 FOREIGN = re.compile(
@@ -207,7 +211,7 @@ def project(render: Callable[..., Path], shared: Path) -> Project:
     with locked(shared / "project.lock"):
         if not (shared / "project.made").exists():
             shutil.copytree(render(), project.path)
-            packages = ("-e", ".[dev,fast,postgres,redis]")
+            packages = ("-e", ".[dev,fast,postgres,redis]", "pytest-xdist")
             make_venv(shared / "venv", "--compile-bytecode", *packages, cwd=project.path)
             project.run("manage.py", "migrate")
             (shared / "project.made").touch()
@@ -220,7 +224,7 @@ def neighbours(project: Project, shared: Path) -> Project:
     python = shared / "neighbours" / "bin" / "python"
     with locked(shared / "neighbours.lock"):
         if not (shared / "neighbours.made").exists():
-            packages = ("-r", TEMPLATE / "tests" / "neighbours.txt", "-e", ".[dev,redis]")
+            packages = ("-r", TEMPLATE / "tests" / "neighbours.txt", "-e", ".[dev,fast,redis]")
             make_venv(shared / "neighbours", *packages, cwd=project.path)
             (shared / "neighbours.made").touch()
     return Project(project.path, python)
@@ -277,8 +281,9 @@ def edit(path: Path, text: str) -> None:
     written.replace(path)
 
 
-# The protocol class of all servers: .ci/run runs some tests again with websocket.fast.
+# The protocol class of all servers: .ci/run runs the tests of sockets again with websocket.fast.
 WS = {name: value for name, value in os.environ.items() if name == "UVICORN_WS"}
+IS_FAST = WS == {"UVICORN_WS": "websocket.fast:Protocol"}
 
 
 class Server:

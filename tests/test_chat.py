@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import test_browser
-from conftest import Project, Server, edit
+from conftest import Project, Server, edit, needs_chromium
 from playwright.sync_api import Locator, Page, expect
 from services import running_redis
 from test_browser import (
-    CHROMIUM,
     FAINT_TEXTS,
     LOOKS,
     NASTY,
@@ -25,8 +24,7 @@ from test_browser import (
     take_picture,
 )
 
-# A test that is left out fails in CI: conftest.py sees to that.
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here.")
+pytestmark = needs_chromium
 
 browser = test_browser.browser
 complaints = test_browser.complaints

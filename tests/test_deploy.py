@@ -32,11 +32,12 @@ from conftest import (
     run,
     wait_until,
 )
-from markdown_it import MarkdownIt
 from services import Postgres, Redis, need, running, running_postgres, running_redis
 from websockets.asyncio.client import connect as async_connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
+
+from docs import block
 
 HOST = "localhost"
 
@@ -187,15 +188,6 @@ class Proxy:
         )
 
 
-def nginx_site(page: str) -> str:
-    (found,) = (
-        token.content
-        for token in MarkdownIt().parse(page)
-        if token.type == "fence" and token.content.startswith("# /etc/nginx/")
-    )
-    return found
-
-
 @pytest.fixture(scope="module")
 def nginx(
     deployed: tuple[Project, dict[str, str]],
@@ -213,7 +205,7 @@ def nginx(
     )
     plain, secure = free_port(), free_port()
     page = deployed[0].path / "docs" / "production.md"
-    site = nginx_site(page.read_text(encoding="utf-8"))
+    site = block(page.read_text(encoding="utf-8"), "# /etc/nginx/")
     for theirs, ours in {
         "127.0.0.1:8000": f"127.0.0.1:{webs[0].port}",
         "127.0.0.1:8001": f"127.0.0.1:{webs[1].port}",
@@ -612,7 +604,7 @@ def test_the_projects_own_tests_pass_on_postgresql_and_redis(
 ) -> None:
     # As its GitHub workflow runs them.
     urls = {"DATABASE_URL": postgres.url.replace("site@", "postgres@"), "REDIS_URL": redis.url}
-    assert " passed" in project.run("-m", "pytest", env={**project.env, **urls}).stdout
+    assert " passed" in project.run("-m", "pytest", "-n", "2", env={**project.env, **urls}).stdout
 
 
 # --- the files ---------------------------------------------------------------------------------

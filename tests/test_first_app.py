@@ -1,17 +1,15 @@
 """The tutorial in docs/first-app.md and the recipes in AGENTS.md: each step is taken, and works."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Project, Server
+from conftest import CHROMIUM, Project, Server, needs_chromium
 from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect, sync_playwright
 
 from docs import FILE, blocks
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 COMMAND = "python manage.py "
 ROOT = {
     "DJANGO_SUPERUSER_EMAIL": "root@example.com",
@@ -73,7 +71,7 @@ def log_in(page: Page) -> None:
     page.get_by_role("button", name="Log in").click()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here.")
+@needs_chromium
 def test_a_vote_and_a_change_in_the_admin_show_on_all_pages(
     tutorial: Project, serve: Callable[..., Server]
 ) -> None:

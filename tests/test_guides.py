@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import PATIENCE, Project, Server, locked, run
+from conftest import CHROMIUM, PATIENCE, Project, Server, locked, run
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from services import need
-from test_readme import FILE, blocks
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+from docs import FILE, blocks
 
 GUIDES = ("tokens.md", "html.md", "graphql.md")
 

@@ -2,12 +2,11 @@
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, Project, Server
+from conftest import CHROMIUM, PATIENCE, Project, Server, needs_chromium
 from services import need
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -151,12 +150,12 @@ for name in ("anna", "ben"):
 """
 
 
+@needs_chromium
 def test_selenium_drives_chromium_through_the_projects_live_server(
     neighbours: Project, tmp_path: Path
 ) -> None:
-    chromium = shutil.which("chromium") or need("chromium-browser")
     copy = neighbours.copy(tmp_path / "project")
-    test = f"CHROMIUM, CHROMEDRIVER = {chromium!r}, {need('chromedriver')!r}\n{SELENIUM_TEST}"
+    test = f"CHROMIUM, CHROMEDRIVER = {CHROMIUM!r}, {need('chromedriver')!r}\n{SELENIUM_TEST}"
     (copy.path / "users" / "tests" / "test_selenium.py").write_text(test)
     # Nothing is fetched: the driver is there, and nobody is told that it is used.
     env = {**copy.env, "SE_AVOID_STATS": "true", "SE_OFFLINE": "true"}

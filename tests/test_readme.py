@@ -5,7 +5,6 @@ import configparser
 import contextlib
 import http.client
 import re
-import shutil
 import socket
 import ssl
 import sys
@@ -13,15 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, Project, Server, free_port, run
+from conftest import CHROMIUM, PATIENCE, Project, Server, free_port, needs_chromium, run
 from playwright.sync_api import Page, expect, sync_playwright
 from services import need, running
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from docs import FILE, block, blocks, guide
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 # What the documents' own tests leave out of what their views promise.
 MORE_TESTS = """
@@ -210,7 +207,7 @@ def test_the_tests_of_the_readme_pass_and_its_views_do_what_it_says(
     assert " passed" in copy.run("-m", "pytest", "users").stdout
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here.")
+@needs_chromium
 def test_a_page_shows_the_time_and_two_people_talk_in_the_room(
     pasted: Project, serve: Callable[..., Server]
 ) -> None:

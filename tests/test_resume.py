@@ -1,13 +1,14 @@
 """A page in Chromium gets what it missed: a server is replaced, and Redis is cut, under load."""
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import Project, Server
+from conftest import CHROMIUM, Project, Server, needs_chromium
 from playwright.sync_api import Page, sync_playwright
 from services import Redis, running_redis
+
+pytestmark = needs_chromium
 
 VIEWS = '''
 
@@ -63,9 +64,8 @@ def site(workshop: Project) -> Project:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser.new_page()
         browser.close()
 
