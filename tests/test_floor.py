@@ -35,12 +35,17 @@ def pythons() -> dict[tuple[int, int], str]:
 
 
 def own_tests(project: Path, python: str, packages: list[str], venv: Path) -> str:
-    """Run the project's own tests on a Python with these packages; return what they print."""
+    """Run the project's own tests on a Python with these packages; return what they print.
+
+    They run in two processes, and in a random order: `--randomly-seed=`, whose value is printed
+    where they fail, repeats it.
+    """
     run(*UV, "venv", "--python", python, venv)
     install = (*UV, "pip", "install", "--quiet", "--python", venv)
-    run(*install, *packages, cwd=project)
+    run(*install, *packages, "pytest-randomly", "pytest-xdist", cwd=project)
     environment = clean_environment(PATH=f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    return run(venv / "bin" / "python", "-m", "pytest", cwd=project, env=environment).stdout
+    command = (venv / "bin" / "python", "-m", "pytest", "--numprocesses", "2")
+    return run(*command, cwd=project, env=environment).stdout
 
 
 @pytest.mark.slow

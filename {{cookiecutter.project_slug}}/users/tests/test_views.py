@@ -1,6 +1,7 @@
 import datetime
 import inspect
 import time
+import uuid
 from importlib.util import find_spec
 from typing import Any
 from unittest import mock, skipUnless
@@ -66,6 +67,11 @@ class WallTests(TestCase):
     @classmethod
     def setUpTestData(cls):
         cls.user = get_user_model().objects.create_user("ada")
+
+    def setUp(self):
+        # Redis remembers for some seconds who was here, and so from one test to the next.
+        wall = mock.patch.object(views, "WALL", f"users.wall.{uuid.uuid4()}")
+        self.enterContext(wall)
 
     async def test_all_who_look_read_what_one_writes(self):
         async with connect(reverse("wall")) as one, connect(reverse("wall")) as other:

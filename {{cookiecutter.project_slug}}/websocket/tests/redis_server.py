@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 import unittest
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +23,10 @@ from django.test import SimpleTestCase, override_settings
 from websocket.groups import close_hub
 
 COMMAND = shutil.which("redis-server")
+
+# Not that of `settings`, which conftest.py has changed: other processes know the module's alone.
+MODULE = import_module(os.environ["DJANGO_SETTINGS_MODULE"])
+PREFIX = getattr(MODULE, "WEBSOCKET_REDIS_PREFIX", "websocket:")
 
 
 def free_port() -> int:
@@ -184,6 +190,7 @@ class OnRedis(SimpleTestCase):
         cls.redis = cls.servers[0]
         # Longer than any machine is busy: a test in which Redis does not answer is `impatient`.
         cls.redis_settings = override_settings(
+            WEBSOCKET_REDIS_PREFIX=PREFIX,
             WEBSOCKET_REDIS_TIMEOUT=20,
             WEBSOCKET_REDIS_URL=" ".join(server.url for server in cls.servers),
         )
