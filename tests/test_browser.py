@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -106,11 +107,10 @@ def open_page(browser: Browser, complaints: list[str]) -> Iterator[Callable[...,
 
 def note_complaints(page: Page, complaints: list[str]) -> None:
     def note_console(message) -> None:
-        # Django's admin names no icon, so the browser looks for one where there is none. Nobody
-        # answers while a test has the server away; the icon may be asked for as late as that.
+        # Nobody answers while a test has the server away.
         url, text = message.location["url"], message.text
         away = text == "Failed to load resource: net::ERR_CONNECTION_REFUSED"
-        if message.type == "error" and not away and not url.endswith("/favicon.ico"):
+        if message.type == "error" and not away:
             complaints.append(f"{text} ({url})" if text.startswith("Failed to load") else text)
 
     def note_dialog(dialog) -> None:
@@ -299,14 +299,20 @@ def test_the_page_is_connected_again_after_the_server_was_lost(serve, open_page,
     expect(echoed(page)).to_contain_text("still here")
 
 
-def test_the_page_says_why_it_was_cut_off(obedient, open_page):
+@pytest.mark.parametrize(
+    ("code", "why"), [(1011, "log has the traceback"), (1012, "or your permissions have changed")]
+)
+def test_the_page_says_why_it_was_cut_off(obedient, open_page, code, why):
     page = open_page(obedient.url, still=True)
     expect(state(page)).to_have_text("Connected")
-    say(page, "close 1011 because")
-    expect(page.get_by_role("alert")).to_have_text(re.compile("log has the traceback"))
+    say(page, f"close {code} because")
+    expect(page.get_by_role("alert")).to_have_text(re.compile(why))
+    # It stands in the echo's own card, and covers nothing.
+    card = page.get_by_role("region", name="The echo")
+    expect(card.get_by_role("alert")).to_have_css("position", "static")
     page.clock.run_for(1_000)
     expect(state(page)).to_have_text("Connected")
-    expect(page.locator("#toast")).to_be_empty()
+    expect(page.locator("#reason")).to_be_empty()
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 3000, 3003])
@@ -394,7 +400,7 @@ def test_two_windows_see_each_other_and_share_the_wall(walls, open_page):
     expect(one.locator("#people > .dot")).to_have_count(1)
 
     with one.expect_popup() as popup:
-        one.get_by_role("link", name="Open a second window").click()
+        one.get_by_role("link", name="Open it again").click()
     other = popup.value
     for page in (one, other):
         expect(page.locator("#count")).to_have_text("2")
@@ -452,6 +458,26 @@ def test_the_page_shows_the_last_twenty_notes(serve, project, open_page, tmp_pat
     expect(notes(page).first).to_have_text("note 1")
     expect(notes(page)).to_have_count(20)
     expect(wall(page)).to_have_attribute("aria-live", "polite")
+
+
+def test_no_two_of_twenty_strangers_have_nearly_the_same_colour(
+    serve, project, open_page, tmp_path
+):
+    database = shutil.copy(project.path / "db.sqlite3", tmp_path / "db.sqlite3")
+    env = {"DATABASE_URL": f"sqlite:///{database}"}
+    fill = (
+        "from users.models import Note\n"
+        "for n in range(20): Note.objects.create(author=f'{n:06x}', text=f'note {n}')"
+    )
+    project.run("manage.py", "shell", "-c", fill, env={**project.env, **env})
+    page = open_page(serve(env=env).url)
+    expect(notes(page)).to_have_count(20)
+    colour = "(dot) => getComputedStyle(dot, '::before').backgroundColor.match(/[\\d.]+/g)"
+    dots = wall(page).locator(".dot").evaluate_all(f"(dots) => dots.map({colour})")
+    colours = [(float(light), float(hue)) for light, _, hue in dots]
+    for (light, hue), (other_light, other_hue) in combinations(colours, 2):
+        apart = abs(hue - other_hue)
+        assert abs(light - other_light) > 0.1 or min(apart, 360 - apart) > 25
 
 
 def test_who_writes_fast_is_slowed_down_and_loses_nothing(walls, open_page):
@@ -568,7 +594,7 @@ def test_no_page_misses_a_file_in_development(server, open_page, complaints):
     expect(state(page)).to_have_text("Connected")
     assert has_icon(page)
     login = open_page(f"{server.url}/admin/login/")
-    assert has_rules(login)
+    assert has_rules(login) and has_icon(login)
     assert complaints == []
 
 
@@ -585,8 +611,20 @@ def test_no_page_misses_a_file_in_production(production, open_page, complaints):
     expect(page.locator("pre")).to_have_count(0)
     assert has_icon(page)
     login = open_page(f"{production.url}/admin/login/")
-    assert has_rules(login)
+    assert has_rules(login) and has_icon(login)
     assert complaints == []
+
+
+def test_a_missing_page_looks_like_the_site_in_production(production, open_page, complaints):
+    page = open_page(f"{production.url}/nowhere/", viewport={"width": 320, "height": 640})
+    expect(page.get_by_role("heading")).to_have_text("This page does not exist")
+    assert has_rules(page) and has_icon(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(FAINT_TEXTS) == page.evaluate(SMALL_TARGETS) == []
+    page.get_by_role("link", name="Home").click()
+    expect(state(page)).to_have_text("Connected")
+    assert {text for text in complaints if "/nowhere/" not in text} == set()
+    complaints.clear()
 
 
 def has_icon(page: Page) -> bool:

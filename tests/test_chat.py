@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -344,6 +345,7 @@ def test_after_a_restart_nothing_is_missed_and_nothing_is_there_twice(
     getattr(server, leave)()
     for page in (ada, grace):
         expect(state(page)).to_have_text("Reconnecting")
+        expect(page.locator("#reason")).to_have_text(re.compile("^The server "))
         expect(page.get_by_role("button", name="Send")).to_be_disabled()
     # More than WEBSOCKET_HISTORY keeps; and one is gone that the pages still have.
     in_database(
@@ -358,6 +360,7 @@ Message.objects.filter(text="Two").delete()
     hurry(ada, grace)
     for page in (ada, grace):
         expect(state(page)).to_have_text("Connected", timeout=90_000)
+        expect(page.locator("#reason")).to_be_empty()
     say(ada, "Back again")
     after = ["One", "Three", *(f"Missed {number}" for number in range(150)), "Back again"]
     for page in (ada, grace):

@@ -79,11 +79,15 @@ project/management/__init__.py
 project/management/commands/__init__.py
 project/management/commands/runserver.py
 project/settings.py
+project/templates/404.html
+project/templates/500.html
+project/templates/admin/base_site.html
 project/tests/__init__.py
 project/tests/test_health.py
 project/tests/test_logging.py
 project/tests/test_runserver.py
 project/tests/test_settings.py
+project/tests/test_templates.py
 project/urls.py
 pyproject.toml
 serve

@@ -26,7 +26,7 @@ if not SECRET_KEY:
 # What serves the site, and how a request finds its view.
 ASGI_APPLICATION = "project.asgi.application"
 INSTALLED_APPS = [
-    # Before Django's apps: its runserver takes the place of theirs.
+    # Before Django's apps: its runserver and its templates take the place of theirs.
     "project",
     "django.contrib.admin",
     "django.contrib.auth",

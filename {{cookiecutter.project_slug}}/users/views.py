@@ -61,7 +61,9 @@ async def wall(socket: WebSocket) -> None:
         first = {"me": me, "here": here, "notes": await notes()}
         await socket.send_json(first)
         async for text in socket.iter_text():
-            if not 0 < len(text.strip()) <= 140:
+            # PostgreSQL does not store NUL characters.
+            text = text.replace("\0", "").strip()
+            if not 0 < len(text) <= 140:
                 raise InvalidMessage("Send 1 to 140 characters.")
             await apublish(WALL, {"note": await post(me, text)})
             await asyncio.sleep(1)  # The next note waits in the browser.
@@ -105,7 +107,6 @@ def notes() -> list[dict[str, Any]]:
 @sync_to_async
 def post(author: str, text: str) -> dict[str, Any]:
     """Store a note, and keep the last twenty only, because anybody can write any number of them."""
-    # PostgreSQL does not store NUL characters.
-    note = Note.objects.create(author=author, text=text.replace("\0", ""))
+    note = Note.objects.create(author=author, text=text)
     Note.objects.filter(pk__lte=note.pk - 20).delete()
     return note.as_event()

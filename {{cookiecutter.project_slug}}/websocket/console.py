@@ -54,7 +54,7 @@ def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpRespon
         "home": get_script_prefix(),
         "nonce": nonce,
         "refused": refusals[-1][0],
-        "route": match.route if match else "",
+        "route": heading(match.route if match else "", request.path),
         "stylesheet": STYLESHEET.read_text(encoding="utf-8"),
         "user": getattr(request, "user", None),
         "view": name_of(view),
@@ -66,6 +66,11 @@ def render_console(request: HttpRequest, view: Callable[..., Any]) -> HttpRespon
         f"img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
     )
     return response
+
+
+def heading(route: str, path: str) -> str:
+    """Return the route of `websocket()`, or the path where a route is a regular expression."""
+    return path.lstrip("/") if set(route) & set("^$\\?") else route
 
 
 def refusal_since(request: HttpRequest, number: str) -> str:

@@ -50,6 +50,7 @@ class LoggedInTests(TestCase):
         self.client.force_login(get_user_model().objects.create_user("ada"))
         response = self.client.get(reverse("index"))
         self.assertContains(response, f'action="{reverse("logout")}"')
+        self.assertContains(response, '<span class="hint">ada</span>', html=True)
         self.assertRedirects(self.client.post(reverse("logout")), reverse("index"))
         self.assertNotContains(self.client.get(reverse("index")), "Log out")
 
@@ -106,7 +107,7 @@ class WallTests(TestCase):
             self.assertNotIn(me, (str(self.user.pk), self.user.username))
 
     async def test_a_note_has_1_to_140_characters(self):
-        for text in ("", " ", "x" * 141):
+        for text in ("", " ", "\0", " \0 ", "x" * 141):
             async with connect(reverse("wall")) as socket:
                 await socket.send_text(text)
                 self.assertEqual(await socket.wait_closed(), 1003)
@@ -116,10 +117,12 @@ class WallTests(TestCase):
             note = (await next_event(socket, "note"))["note"]
             self.assertEqual(note["text"], "x" * 140)
 
-    async def test_a_nul_character_does_no_harm(self):
+    async def test_the_spaces_around_a_note_and_nul_characters_are_neither_counted_nor_stored(self):
         async with connect(reverse("wall")) as socket:
-            await socket.send_text("a\0b")
-            self.assertEqual((await next_event(socket, "note"))["note"]["text"], "ab")
+            await socket.send_text(f" \0 {'x' * 139}\0y \n")
+            note = (await next_event(socket, "note"))["note"]
+            self.assertEqual(note["text"], "x" * 139 + "y")
+        self.assertEqual((await sync_to_async(Note.objects.get)()).text, note["text"])
 
     async def test_the_wall_holds_the_last_twenty_notes(self):
         for number in range(25):

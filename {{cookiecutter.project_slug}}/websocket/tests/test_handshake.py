@@ -1350,6 +1350,11 @@ class PlainRequestTests(SimpleTestCase):
         self.assertNotContains(response, "/static/")
 
     @override_settings(DEBUG=True)
+    def test_the_consoles_heading_is_the_path_where_the_route_is_a_regular_expression(self):
+        response = self.client.get("/re/2026/", HTTP_ACCEPT="text/html")
+        self.assertContains(response, "<h1>re/2026/</h1>", html=True)
+
+    @override_settings(DEBUG=True)
     def test_the_console_can_ask_why_a_handshake_was_refused(self):
         def ask(path, since):
             response = self.client.get(path, HTTP_X_REFUSED_SINCE=since)

@@ -88,9 +88,11 @@ export function showError(text) {
   element("text").ariaInvalid = text ? "true" : null;
 }
 
-export function showState(state, word) {
+/** Show how the connection is, and if there is none, why. */
+export function showState(state, word, reason = "") {
   element("status").dataset.state = state;
   element("state").textContent = word;
+  element("reason").textContent = reason;
   element("send").disabled = state !== "connected";
 }
 

@@ -1,6 +1,7 @@
 /** A room's page: shows who is there and what is said, and says what the visitor types. */
 
 import { ReconnectingWebSocket } from "../websocket/client.js";
+import { reason as why } from "../users/reasons.js";
 import * as page from "./page.js";
 
 /** How often a typing hint is sent while somebody types, and how long one is shown, in ms. */
@@ -114,7 +115,7 @@ socket.addEventListener("close", ({ code, reason }) => {
     for (const key of pending.keys()) giveBack(key, "This could not be sent.");
   }
   if (socket.readyState === socket.CLOSED) page.showEnd(code, reason);
-  else page.showState("reconnecting", "Reconnecting");
+  else page.showState("reconnecting", "Reconnecting", why(code));
 });
 
 form.addEventListener("submit", (event) => {

@@ -77,7 +77,7 @@ function showCountdown() {
 socket.addEventListener("open", () => {
   retryTime = null;
   showState("connected", "Connected");
-  element("toast").textContent = "";
+  element("reason").textContent = "";
   // If the server is away again, the next connection shows it.
   if (wasConnected) show().catch(() => {});
   wasConnected = true;
@@ -97,7 +97,7 @@ socket.addEventListener("close", (event) => {
   if (socket.readyState === socket.CLOSED) {
     showState("closed", "Closed", [event.code, event.reason].join(" ").trim());
   } else {
-    element("toast").textContent = reason(event.code);
+    element("reason").textContent = reason(event.code);
   }
 });
 

@@ -70,12 +70,14 @@ function when(date) {
     : date.toLocaleDateString([], { day: "numeric", month: "short" });
 }
 
-/** A visitor's colour is the visitor's alias. */
+/** A visitor's colour comes from the alias: one of twelve, in one of three shades. */
 function dot(alias, tag = "i") {
   const dot = document.createElement(tag);
+  const number = parseInt(alias, 16);
   dot.className = "dot";
   dot.dataset.alias = alias;
-  dot.style.setProperty("--hue", parseInt(alias, 16) % 360);
+  dot.style.setProperty("--hue", (number % 12) * 30);
+  dot.style.setProperty("--light", 0.5 + (Math.floor(number / 12) % 3) * 0.12);
   return dot;
 }
 
