@@ -23,12 +23,20 @@ from pathlib import Path
 import uvloop
 
 from benchmarks import report
-from benchmarks.load import Load
-from benchmarks.scenarios import QUICK, SCENARIOS, SMOKE, OneByOne, Plan, Scenario, SideBySide
+from benchmarks.load import Figures, Load
+from benchmarks.scenarios import (
+    QUICK,
+    SCENARIOS,
+    SMOKE,
+    OneByOne,
+    Plan,
+    Scenario,
+    SideBySide,
+    Stage,
+)
 from benchmarks.servers import (
     CONTENDERS,
     LOAD_CORE,
-    Server,
     ServerFailed,
     environment,
     serve,
@@ -37,8 +45,6 @@ from benchmarks.servers import (
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = HERE.parent
-
-Figures = report.Figures
 
 
 def render(template: Path, folder: Path, name: str) -> Path:
@@ -124,13 +130,14 @@ class Run:
     ) -> None:
         """Measure contenders in turns, all with new servers; who fails is left out."""
         plan = self.plan
-        cookie = self.login(scenario)
+        (cookie,) = self.login(scenario, 1)
         loads: dict[str, Load] = {}
         async with AsyncExitStack() as stack:
             for name in results:
                 with self.noting_failure(scenario, name):
-                    servers, _ = await self.start(stack, scenario, name)
-                    load = scenario.load(servers, cookie)
+                    stage = await self.start(stack, scenario, name)
+                    load = scenario.load(stage.servers, cookie)
+                    load.redis = stage.redis
                     stack.callback(load.close)
                     await load.open()
                     await load.run(plan.warm_up)
@@ -154,38 +161,42 @@ class Run:
         for name in results:
             with self.noting_failure(scenario, name):
                 async with AsyncExitStack() as stack:
-                    servers, env = await self.start(stack, scenario, name)
-                    publisher = partial(self.publish_burst, name, env)
-                    results[name].append(await scenario.measure(servers, self.plan, publisher))
+                    stage = await self.start(stack, scenario, name)
+                    results[name].append(await scenario.measure(stage))
 
     def takes_part(self, name: str) -> bool:
         return name in self.contenders and (name != "before" or name in self.projects)
 
-    async def start(
-        self, stack: AsyncExitStack, scenario: Scenario, name: str
-    ) -> tuple[list[Server], dict[str, str]]:
-        """Start a contender's servers, and give what their environment has beside the usual."""
+    async def start(self, stack: AsyncExitStack, scenario: Scenario, name: str) -> Stage:
+        """Start a contender's servers."""
         env = {**CONTENDERS[name].env, **scenario.env}
         project = self.project(name)
+        redis = None
         if scenario.redis:
-            env["REDIS_URL"] = await stack.enter_async_context(serve_redis(project))
+            redis = await stack.enter_async_context(serve_redis(project))
+            env["REDIS_URL"] = f"redis://127.0.0.1:{redis.port}/0"
         servers = [
             await stack.enter_async_context(serve(CONTENDERS[name], project, env))
             for _ in range(scenario.servers)
         ]
-        return servers, env
+        publisher, login = partial(self.publish, name, env), partial(self.login, scenario)
+        return Stage(self.plan, name, servers, redis, publisher, login)
 
-    async def publish_burst(self, name: str, env: dict[str, str]) -> Process:
-        """Start the process that publishes a burst, beside the load."""
+    async def publish(self, name: str, env: dict[str, str], *numbers: int) -> Process:
+        """Start a process that publishes, beside the load."""
         project = self.project(name)
-        arguments = ["-m", "contenders.burst", name, str(self.plan.burst_messages)]
+        arguments = ["-m", "contenders.burst", name, *map(str, numbers)]
         return await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, cwd=project, env=environment(project, env)
+            *(sys.executable, *arguments),
+            cwd=project,
+            env=environment(project, env),
+            stdout=asyncio.subprocess.PIPE,
         )
 
-    def login(self, scenario: Scenario) -> str:
-        """Return the cookie of somebody who is logged in."""
-        return run_in(self.projects["ours"], "-m", "contenders.login", **scenario.env)
+    def login(self, scenario: Scenario, number: int) -> list[str]:
+        """Return the cookies of so many users who are logged in."""
+        project = self.projects["ours"]
+        return run_in(project, "-m", "contenders.login", str(number), **scenario.env).split("\n")
 
     def project(self, name: str) -> Path:
         return self.projects.get(name, self.projects["ours"])
@@ -246,7 +257,7 @@ def main() -> None:
         return
 
     plan = SMOKE if options.smoke else QUICK if options.quick else Plan()
-    is_complete = plan == Plan() and not (options.rounds or options.seconds or options.against)
+    is_complete = plan == Plan() and not (options.rounds or options.seconds)
     is_complete &= (options.only, options.contenders) == (list(SCENARIOS), list(CONTENDERS))
     plan = replace(
         plan, rounds=options.rounds or plan.rounds, seconds=options.seconds or plan.seconds
@@ -270,7 +281,7 @@ def main() -> None:
         run = Run(plan, options.contenders, projects)
         uvloop.run(run.measure(options.only))
 
-    document = report.document(run.results, plan, rendering)
+    document = report.document(run.results, plan, rendering, options.against)
     report.write(document, options.output)
     if is_complete and not run.failures:
         report.write(document, TEMPLATE / "docs")

@@ -24,6 +24,9 @@ DEFLATE = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bi
 #: Starts a process.
 Command = Callable[[], Awaitable[Process]]
 
+#: What was measured, by names of report.FIGURES.
+Figures = dict[str, float]
+
 #: Seconds without an answer after which a server counts as stalled.
 PATIENCE = 10.0
 
@@ -37,7 +40,7 @@ AT_ONCE = 50
 VISITORS = 10
 
 # Clients have several addresses, for each has no more than 28,000 ports.
-_addresses = itertools.cycle(f"127.0.0.{number}" for number in range(2, 10))
+addresses = itertools.cycle(f"127.0.0.{number}" for number in range(2, 10))
 
 
 def text_of(size: int) -> bytes:
@@ -74,7 +77,7 @@ async def connect(
             lambda: client,
             f"ws://127.0.0.1:{server.port}{path}",
             extra_headers={"Origin": f"http://127.0.0.1:{server.port}", **(headers or {})},
-            local_addr=(next(_addresses), 0),
+            local_addr=(next(addresses), 0),
             websocket_handshake_timeout=PATIENCE,
         )
     except Exception as error:
@@ -95,6 +98,8 @@ class Load:
 
     def __init__(self, *servers: Server) -> None:
         self.servers = servers
+        #: The Redis of these servers, if they use one.
+        self.redis: Server | None = None
         self.clients: Sequence[Client] = ()
         self.running = False
         self.finished = asyncio.Event()
@@ -105,6 +110,7 @@ class Load:
         """Forget what was measured so far, such as a warm-up."""
         self.count = 0
         self.cpu = 0.0
+        self.redis_cpu = 0.0
         self.seconds = 0.0
         self.delays: list[float] = []
 
@@ -116,7 +122,7 @@ class Load:
         raise NotImplementedError
 
     async def run(self, seconds: float) -> None:
-        cpu, start = self.read_cpu(), perf_counter()
+        cpu, redis_cpu, start = self.read_cpu(), self.read_redis_cpu(), perf_counter()
         gc.disable()
         try:
             async with asyncio.timeout(seconds + PATIENCE):
@@ -126,12 +132,16 @@ class Load:
         finally:
             gc.enable()
         self.cpu += self.read_cpu() - cpu
+        self.redis_cpu += self.read_redis_cpu() - redis_cpu
         self.seconds += perf_counter() - start
         if self.error is not None:
             raise self.error
 
     def read_cpu(self) -> float:
         return sum(server.cpu() for server in self.servers)
+
+    def read_redis_cpu(self) -> float:
+        return self.redis.cpu() if self.redis is not None else 0.0
 
     def fail(self, why: str) -> None:
         self.error = self.servers[0].failed(why)
@@ -140,14 +150,20 @@ class Load:
     def close(self) -> None:
         close_all(self.clients)
 
-    def figures(self) -> dict[str, float]:
-        delays = sorted(self.delays)
-        return {
+    def figures(self) -> Figures:
+        figures = {
             "cpu_us": self.cpu / self.count * 1e6,
             "per_second": self.count / self.seconds,
-            "p50_ms": delays[len(delays) // 2] * 1e3,
-            "p99_ms": delays[len(delays) * 99 // 100] * 1e3,
+            "p50_ms": percentile(self.delays, 50) * 1e3,
+            "p99_ms": percentile(self.delays, 99) * 1e3,
         }
+        if self.redis is not None:
+            figures["redis_us"] = self.redis_cpu / self.count * 1e6
+        return figures
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    return sorted(values)[len(values) * percent // 100]
 
 
 class Echo(Load):
@@ -228,10 +244,14 @@ def compress(message: bytes) -> bytes:
 
 
 class Handshakes(Load):
-    """Visitors who come, are let in, and leave at once."""
+    """Visitors who come, are let in, get so many messages, and leave at once."""
 
-    def __init__(self, server: Server, cookie: str = "") -> None:
+    def __init__(
+        self, server: Server, cookie: str = "", path: str = "/ws/", messages: int = 0
+    ) -> None:
         super().__init__(server)
+        self.path = path
+        self.messages = messages
         self.headers = {"Cookie": cookie} if cookie else {}
 
     async def work(self, seconds: float) -> int:
@@ -246,8 +266,9 @@ class Handshakes(Load):
         """Come and go once, and again until the time is up."""
         while True:
             start = perf_counter()
-            client = Visitor()
-            await connect(client, self.servers[0], "/ws/", self.headers)
+            client = Visitor(self.messages)
+            await connect(client, self.servers[0], self.path, self.headers)
+            await client.served.wait()
             self.delays.append(perf_counter() - start)
             client.closing = True
             client.transport.send_close(WSCloseCode.OK)
@@ -257,9 +278,23 @@ class Handshakes(Load):
 
 
 class Visitor(Client):
+    def __init__(self, messages: int) -> None:
+        super().__init__()
+        self.waits_for = messages
+        self.served = asyncio.Event()
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        super().on_ws_connected(transport)
+        if not self.waits_for:
+            self.served.set()
+
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.CLOSE:
             transport.disconnect(False)
+            return
+        self.waits_for -= 1
+        if not self.waits_for:
+            self.served.set()
 
 
 class Group(Load):
@@ -341,6 +376,10 @@ class Member(Client):
 async def join_all(members: Sequence[Member], server: Server) -> None:
     """Open many connections to the group, and wait until all have joined."""
     await connect_all(members, server, "/join/")
+    await all_joined(members, server)
+
+
+async def all_joined(members: Sequence[Member], server: Server) -> None:
     try:
         async with asyncio.timeout(PATIENCE):
             for member in members:
@@ -371,7 +410,7 @@ class CountingMember(Member):
             self.load.fail("A member's connection was lost.")
 
 
-async def idle(server: Server, connections: int, deflate: bool = False) -> dict[str, float]:
+async def idle(server: Server, connections: int, deflate: bool = False) -> Figures:
     """Measure the memory that connections take while they only exist."""
     warm_up = [Client() for _ in range(AT_ONCE)]
     await connect_all(warm_up, server, "/ws/")
@@ -396,7 +435,7 @@ def close_all(clients: Sequence[Client]) -> None:
 
 async def burst(
     servers: Sequence[Server], members: int, messages: int, publisher: Command, patience: float
-) -> dict[str, float]:
+) -> Figures:
     """Count what reaches members while another process publishes as fast as it can."""
     clients = [Member() for _ in range(members)]
     for number, server in enumerate(servers):
@@ -433,7 +472,7 @@ async def burst(
 
 async def stalled(
     server: Server, members: int, messages: int, size: int, patience: float, gone_within: float
-) -> dict[str, float]:
+) -> Figures:
     """Publish to a group in which one member stops to read."""
     group = Group([server], members - 1, size, in_flight=8, limit=messages)
     await group.open()
@@ -462,11 +501,10 @@ async def stalled(
         raise group.error
     if not group.delays:
         raise server.failed("Nothing was delivered.")
-    delays = sorted(group.delays)
     return {
         "messages": delivered / len(group.members),
         "stalled": is_stalled,
         "gone": gone,
-        "p99_ms": delays[len(delays) * 99 // 100] * 1e3,
+        "p99_ms": percentile(group.delays, 99) * 1e3,
         "memory_mib": (peak - memory) / 2**20,
     }

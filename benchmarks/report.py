@@ -13,25 +13,44 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load import Figures
 from benchmarks.scenarios import SCENARIOS, Plan, Scenario, SideBySide
 from benchmarks.servers import CONTENDERS
 
-Figures = dict[str, float]
 #: By scenario and contender: the figures of each round.
 Results = dict[str, dict[str, list[Figures]]]
 
+
+def _microseconds(us: float) -> str:
+    return f"{us:.1f}" if us < 100 else f"{us:,.0f}"
+
+
 #: What figures are called, and how they are written.
 FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
-    "cpu_us": ("CPU, µs", lambda us: f"{us:.1f}" if us < 100 else f"{us:,.0f}"),
+    "cpu_us": ("CPU, µs", _microseconds),
+    "down_s": ("process gone, s", "{:.1f}".format),
+    "echo_p50_ms": ("echo p50, ms", "{:.1f}".format),
+    "echo_p99_ms": ("echo p99, ms", "{:.1f}".format),
     "gone": ("stalled client gone", lambda gone: "yes" if gone else "no"),
+    "idle_us": ("CPU, µs a second", "{:.1f}".format),
+    "kernel_kib": ("kernel, KiB", "{:.1f}".format),
+    "last_ms": ("until the last has it, ms", "{:.1f}".format),
     "lost_percent": ("lost", "{:.1f} %".format),
     "memory_kib": ("memory, KiB", "{:.1f}".format),
     "memory_mib": ("memory at most, MiB", "{:+.1f}".format),
     "messages": ("messages that the others got", "{:,.0f}".format),
+    "missed": ("missed", "{:,.0f}".format),
+    "moved": ("moved", "{:,.0f}".format),
     "p50_ms": ("p50, ms", "{:.2f}".format),
     "p99_ms": ("p99, ms", "{:.2f}".format),
+    "p50_s": ("away p50, s", "{:.1f}".format),
+    "p99_s": ("away p99, s", "{:.1f}".format),
     "per_second": ("per second", "{:,.0f}".format),
+    "pss_kib": ("PSS, KiB", "{:.1f}".format),
+    "redis_us": ("CPU of Redis, µs", _microseconds),
+    "rss_kib": ("RSS, KiB", "{:.1f}".format),
     "seconds": ("seconds", "{:.1f}".format),
+    "sockets": ("sockets", "{:,.0f}".format),
     "stalled": ("group stalled", lambda stalled: "yes" if stalled else "no"),
 }
 
@@ -42,22 +61,26 @@ PACKAGES = (
 
 
 #: The figures that are told as multiples of a base.
-RATIOS = ("cpu_us", "memory_kib")
+RATIOS = ("cpu_us", "last_ms", "memory_kib", "rss_kib")
 
 #: The columns of the table of ratios.
 COMPARED = ("raw", "ours", "starlette", "channels", "daphne")
 
 INK = "#7d8590"
-COLOURS = {"ours": "#2f81f7", "raw": "#8b949e"}
+OURS = "#2f81f7"
+COLOURS = {"raw": "#8b949e"}
 OTHERS = "#d29922"
 
 #: Of a panel: where there are fewer, they are as thick as elsewhere.
 MOST_BARS = 5
 
 
-def document(results: Results, plan: Plan, rendering: float) -> dict[str, Any]:
+def document(
+    results: Results, plan: Plan, rendering: float, before: str | None = None
+) -> dict[str, Any]:
     """Return all that is known of a run, as JSON can hold it."""
     return {
+        "before": before,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "cores": os.cpu_count(),
@@ -125,6 +148,8 @@ def tables(document: dict[str, Any]) -> str:
         f"Measured on {headline(document)}.",
         f"Rendering the template took {document['rendering_seconds']:.1f} s.",
     ]
+    if document.get("before"):
+        parts.append(f"This project, before: as of {document['before']}.")
     if rows := ratio_rows(document):
         titles = [CONTENDERS[name].title for name in COMPARED]
         parts.append(
@@ -177,7 +202,7 @@ def ratio_rows(document: dict[str, Any]) -> list[list[str]]:
 
 def heading(scenario: Scenario, figure: str) -> str:
     name = FIGURES[figure][0]
-    if figure == "cpu_us" and isinstance(scenario, SideBySide):
+    if figure in ("cpu_us", "redis_us") and scenario.per:
         return f"{name} a {scenario.per}"
     return name
 
@@ -264,7 +289,9 @@ def draw_panel(panel: Any, scenario: Scenario, found: dict[str, Any]) -> None:
     bars = panel.barh(
         [CONTENDERS[name].title for name in contenders],
         values,
-        color=[COLOURS.get(name, OTHERS) for name in contenders],
+        color=[
+            COLOURS.get(name, OURS if name.startswith("ours") else OTHERS) for name in contenders
+        ],
         height=0.65,
     )
     labels = [
@@ -273,5 +300,5 @@ def draw_panel(panel: Any, scenario: Scenario, found: dict[str, Any]) -> None:
     ]
     panel.bar_label(bars, labels, padding=4, color=INK)
     panel.set_xlim(0, max([0, *values]) * 1.35 or 1)
-    panel.set_ylim(MOST_BARS - 0.5, -0.5)
+    panel.set_ylim(max(MOST_BARS, len(values)) - 0.5, -0.5)
     panel.set_title(f"{found['title']}\n{heading(scenario, main)}", fontsize=9, loc="left")

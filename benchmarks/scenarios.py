@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from benchmarks.load import Command, Echo, Group, Handshakes, Load, burst, idle, stalled
+from benchmarks.capacity import large, most_sockets, sockets
+from benchmarks.deploy import deploy, replace
+from benchmarks.guarantees import Resumes
+from benchmarks.load import (
+    Echo,
+    Figures,
+    Group,
+    Handshakes,
+    Load,
+    burst,
+    idle,
+    stalled,
+)
 from benchmarks.servers import IN_MEMORY, Server
 
 #: The rendered project as it is, and as it was where the command line names a revision.
@@ -15,6 +29,9 @@ FAST = ("raw_fast", "ours_fast")
 EVERYBODY = ("raw", *OURS, "starlette", "channels", "daphne", *FAST)
 ON_DJANGO = ("raw", *OURS, "channels", "daphne")
 OVER_REDIS = (*OURS, "channels_core", "channels_pubsub")
+#: This project without and with a history, and with more.
+WITH_HISTORY = ("ours", "ours_history")
+ONE_MEMBER = (*WITH_HISTORY, "ours_own")
 UVICORNS = ("raw", "raw_websockets", "raw_wsproto", "raw_asyncio", "raw_deflate")
 
 DATABASE_SESSIONS = {
@@ -26,6 +43,9 @@ COOKIE_SESSIONS = {
     **DATABASE_SESSIONS,
     "SESSION_ENGINE": "django.contrib.sessions.backends.signed_cookies",
 }
+
+#: What is written of a load that also costs Redis something.
+WITH_REDIS = ("cpu_us", "redis_us", "p50_ms", "p99_ms", "per_second")
 
 
 @dataclass(frozen=True)
@@ -45,6 +65,16 @@ class Plan:
     stalled_seconds: float = 120
     #: After which the stalled client ought to be gone.
     gone_seconds: float = 45
+    deploy_clients: int = 5_000
+    #: After which all clients ought to be back.
+    deploy_seconds: float = 180
+    #: Members of a small and of a large group, and for how long to publish to each.
+    groups: tuple[int, int] = (1_000, 10_000)
+    group_seconds: float = 3
+    #: How many sockets only exist: some, and many; and most, where None is what may be open.
+    sockets: tuple[int, int, int | None] = (1_000, 10_000, None)
+    #: Long enough for a ping (every 20 s) and a look at the session (every 45 s) of each.
+    sockets_seconds: float = 45
 
 
 QUICK = Plan(
@@ -60,6 +90,12 @@ QUICK = Plan(
     stalled_size=8192,
     stalled_seconds=3,
     gone_seconds=2,
+    deploy_clients=300,
+    deploy_seconds=20,
+    groups=(100, 1_000),
+    group_seconds=0.3,
+    sockets=(100, 500, 1_000),
+    sockets_seconds=1,
 )
 
 #: To see that all works; the figures mean nothing.
@@ -74,7 +110,26 @@ SMOKE = Plan(
     stalled_messages=100,
     stalled_seconds=4,
     gone_seconds=0.1,
+    deploy_clients=20,
+    deploy_seconds=20,
+    groups=(10, 20),
+    group_seconds=0.1,
+    sockets=(10, 20, 30),
+    sockets_seconds=0.1,
 )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A contender's servers, and who else takes part."""
+
+    plan: Plan
+    contender: str
+    servers: Sequence[Server]
+    redis: Server | None
+    publisher: Callable[..., Awaitable[Process]]
+    #: Returns the cookies of so many users who are logged in.
+    login: Callable[[int], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +145,14 @@ class Scenario:
     env: dict[str, str] = field(default_factory=dict)
     servers: int = 1
     redis: bool = False
+    #: What the CPU time is of.
+    per: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SideBySide(Scenario):
     """All contenders serve at the same time, and work in turns."""
 
-    #: What the CPU time is of.
-    per: str
     #: Makes the load, for a contender's servers and the cookie of somebody who is logged in.
     load: Callable[[Sequence[Server], str], Load]
     figures: tuple[str, ...] = ("cpu_us", "p50_ms", "p99_ms", "per_second")
@@ -107,14 +162,44 @@ class SideBySide(Scenario):
 class OneByOne(Scenario):
     """Contenders serve one after the other, for what takes the whole machine."""
 
-    #: Measures a contender's servers; the command publishes a burst from outside.
-    measure: Callable[[Sequence[Server], Plan, Command], Awaitable[dict[str, float]]]
+    measure: Callable[[Stage], Awaitable[Figures]]
     #: Rounds at the most.
     rounds: int
 
 
 def echo(clients: int, size: int, in_flight: int = 1, deflate: bool = False) -> Callable[..., Load]:
     return lambda servers, cookie: Echo(servers[0], clients, size, in_flight, deflate)
+
+
+def large_group(members: str, size: int) -> OneByOne:
+    return OneByOne(
+        title=f"A message to {members} members, and echoes meanwhile",
+        per="delivery",
+        contenders=("raw", "ours", "ours_history", "channels"),
+        figures=("last_ms", "echo_p50_ms", "echo_p99_ms", "cpu_us"),
+        # The handshakes are not what is measured, and without middleware they take less long.
+        env={"MIDDLEWARE": "", **IN_MEMORY},
+        measure=lambda stage: large(
+            stage.servers[0], stage.plan.groups[size], stage.plan.group_seconds
+        ),
+        rounds=3,
+    )
+
+
+def existing(number: str, size: int, contenders: tuple[str, ...]) -> OneByOne:
+    async def measure(stage: Stage) -> Figures:
+        cookies = stage.login(stage.plan.sockets[size] or most_sockets())
+        resume = stage.contender == "ours_all"
+        return await sockets(stage.servers[0], cookies, stage.plan.sockets_seconds, resume)
+
+    return OneByOne(
+        title=f"Sockets that only exist: {number}",
+        contenders=contenders,
+        figures=("rss_kib", "pss_kib", "kernel_kib", "idle_us", "sockets"),
+        base="ours",
+        measure=measure,
+        rounds=1,
+    )
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -166,14 +251,14 @@ SCENARIOS: dict[str, Scenario] = {
     "fanout": SideBySide(
         title="Group: 100 members in one process",
         per="delivery",
-        contenders=EVERYBODY,
+        contenders=(*EVERYBODY, "ours_history"),
         load=lambda servers, cookie: Group(servers, 100),
         env=IN_MEMORY,
     ),
     "redis": SideBySide(
         title="Group: 100 members in two processes, over Redis",
         per="delivery",
-        contenders=OVER_REDIS,
+        contenders=(*OVER_REDIS, "ours_history"),
         base="channels_core",
         load=lambda servers, cookie: Group(servers, 100),
         servers=2,
@@ -184,8 +269,13 @@ SCENARIOS: dict[str, Scenario] = {
         contenders=OVER_REDIS,
         figures=("lost_percent", "seconds", "cpu_us"),
         base="channels_core",
-        measure=lambda servers, plan, publisher: burst(
-            servers, 100, plan.burst_messages, publisher, plan.burst_seconds
+        per="delivery",
+        measure=lambda stage: burst(
+            stage.servers,
+            100,
+            stage.plan.burst_messages,
+            partial(stage.publisher, stage.plan.burst_messages),
+            stage.plan.burst_seconds,
         ),
         rounds=3,
         servers=2,
@@ -196,13 +286,13 @@ SCENARIOS: dict[str, Scenario] = {
         contenders=EVERYBODY,
         figures=("messages", "stalled", "gone", "p99_ms", "memory_mib"),
         env=IN_MEMORY,
-        measure=lambda servers, plan, _: stalled(
-            servers[0],
+        measure=lambda stage: stalled(
+            stage.servers[0],
             50,
-            plan.stalled_messages,
-            plan.stalled_size,
-            plan.stalled_seconds,
-            plan.gone_seconds,
+            stage.plan.stalled_messages,
+            stage.plan.stalled_size,
+            stage.plan.stalled_seconds,
+            stage.plan.gone_seconds,
         ),
         rounds=1,
     ),
@@ -210,8 +300,101 @@ SCENARIOS: dict[str, Scenario] = {
         title="Memory of an idle connection",
         contenders=EVERYBODY,
         figures=("memory_kib",),
-        measure=lambda servers, plan, _: idle(servers[0], plan.idle_connections),
+        measure=lambda stage: idle(stage.servers[0], stage.plan.idle_connections),
         rounds=3,
+    ),
+    "publish": SideBySide(
+        title="Publish to one member, in memory",
+        per="message",
+        contenders=ONE_MEMBER,
+        base="ours",
+        load=lambda servers, cookie: Group(servers, 1, 200),
+    ),
+    "publish_redis": SideBySide(
+        title="Publish to one member, over Redis",
+        per="message",
+        contenders=ONE_MEMBER,
+        base="ours",
+        figures=WITH_REDIS,
+        load=lambda servers, cookie: Group(servers, 1, 200),
+        redis=True,
+    ),
+    "resume": SideBySide(
+        title="Come back to a group, having missed nothing",
+        per="client",
+        contenders=WITH_HISTORY,
+        base="ours",
+        load=lambda servers, cookie: Resumes(servers[0], cookie, 0),
+    ),
+    "resume_20": SideBySide(
+        title="Come back to a group, having missed 20 messages",
+        per="client",
+        contenders=WITH_HISTORY,
+        base="ours",
+        load=lambda servers, cookie: Resumes(servers[0], cookie, 20),
+    ),
+    "resume_20_redis": SideBySide(
+        title="Come back to a group, having missed 20 messages, over Redis",
+        per="client",
+        contenders=WITH_HISTORY,
+        base="ours",
+        figures=WITH_REDIS,
+        load=lambda servers, cookie: Resumes(servers[0], cookie, 20),
+        redis=True,
+    ),
+    "presence": SideBySide(
+        title="Connect, join a group, and leave",
+        per="client",
+        contenders=("ours", "ours_presence"),
+        base="ours",
+        load=lambda servers, cookie: Handshakes(servers[0], path="/join/", messages=1),
+    ),
+    "presence_redis": SideBySide(
+        title="Connect, join a group, and leave, over Redis",
+        per="client",
+        contenders=("ours", "ours_presence"),
+        base="ours",
+        figures=WITH_REDIS,
+        load=lambda servers, cookie: Handshakes(servers[0], path="/join/", messages=1),
+        redis=True,
+    ),
+    "large_1k": large_group("1,000", 0),
+    "large_10k": large_group("10,000", 1),
+    "sockets_1k": existing("1,000", 0, ("ours", "ours_all")),
+    "sockets_10k": existing("10,000", 1, ("ours", "ours_login", "ours_group", "ours_all")),
+    "sockets_most": existing("as many as a process may have", 2, ("ours", "ours_all")),
+    "deploy": OneByOne(
+        title="A restart under 5,000 clients in groups, over Redis",
+        per="client",
+        contenders=("ours", "ours_history", "channels_core"),
+        base="ours",
+        figures=("seconds", "down_s", "p50_s", "p99_s", "missed", "cpu_us"),
+        measure=lambda stage: deploy(
+            stage.servers[0],
+            stage.login(stage.plan.deploy_clients),
+            stage.publisher,
+            stage.plan.deploy_seconds,
+        ),
+        rounds=1,
+        redis=True,
+    ),
+    "replace": OneByOne(
+        title="One of two processes is replaced under 5,000 clients, behind nginx, over Redis",
+        contenders=("ours_history", "ours_drain"),
+        base="ours_history",
+        figures=(
+            *("echo_p99_ms", "echo_p50_ms", "seconds", "down_s", "moved", "p50_s", "p99_s"),
+            "missed",
+        ),
+        measure=lambda stage: replace(
+            stage.servers,
+            stage.login(stage.plan.deploy_clients),
+            stage.publisher,
+            stage.plan.deploy_seconds,
+        ),
+        rounds=1,
+        servers=2,
+        redis=True,
     ),
     "uvicorn_32": SideBySide(
         title="uvicorn itself, echo: 50 clients, 32 B, one in flight",
@@ -229,7 +412,7 @@ SCENARIOS: dict[str, Scenario] = {
         title="uvicorn itself, memory of an idle connection",
         contenders=UVICORNS,
         figures=("memory_kib",),
-        measure=lambda servers, plan, _: idle(servers[0], plan.idle_connections, deflate=True),
+        measure=lambda stage: idle(stage.servers[0], stage.plan.idle_connections, deflate=True),
         rounds=3,
     ),
 }

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import os
 import random
-import signal
+import resource
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,8 @@ UVICORN = {
     "--http": "httptools",
     "--log-level": "warning",
     "--loop": "uvloop",
+    # As the project's `serve` has it: an open connection does not hold up a deploy for ever.
+    "--timeout-graceful-shutdown": "10",
     "--ws": "websockets-sansio",
     "--ws-per-message-deflate": "false",
 }
@@ -32,7 +34,7 @@ UVICORN = {
 # What would make a contender behave otherwise on one machine than on another.
 FOREIGN = (
     *("CHANNEL_", "CONN_MAX_AGE", "CSRF_", "DJANGO_", "MIDDLEWARE", "PYTHON", "REDIS_URL"),
-    *("SECURE_", "SESSION_", "UVICORN_", "WEBSOCKET_", "WEB_CONCURRENCY"),
+    *("SECURE_", "SESSION_", "UVICORN_", "VARIANT", "WEBSOCKET_", "WEB_CONCURRENCY"),
 )
 
 
@@ -59,23 +61,33 @@ class Contender:
 
 
 RAW = "contenders.raw:application"
+OURS = "project.asgi:application"
 CHANNELS = "contenders.channels:application"
 FAST = {"--ws": "websocket.fast:Protocol"}
+#: A drain of so many seconds when a server stops.
+DRAIN = {"VARIANT": "history", "WEBSOCKET_DRAIN_SECONDS": "10"}
 IN_MEMORY = {"CHANNEL_LAYER": "channels.layers.InMemoryChannelLayer"}
 CORE = {"CHANNEL_LAYER": "channels_redis.core.RedisChannelLayer"}
 PUBSUB = {"CHANNEL_LAYER": "channels_redis.pubsub.RedisPubSubChannelLayer"}
 
 CONTENDERS = {
     "raw": Contender("raw ASGI", RAW),
-    "ours": Contender("this project", "project.asgi:application"),
-    "before": Contender("this project, before", "project.asgi:application"),
+    "ours": Contender("this project", OURS),
+    "ours_history": Contender("this project, with history", OURS, env={"VARIANT": "history"}),
+    "ours_presence": Contender("this project, with presence", OURS, env={"VARIANT": "presence"}),
+    "ours_own": Contender("this project, to socket.<id>", OURS, env={"VARIANT": "own"}),
+    "ours_login": Contender("this project, logged in", OURS, env={"VARIANT": "login"}),
+    "ours_group": Contender("this project, in a group", OURS, env={"VARIANT": "group"}),
+    "ours_drain": Contender("this project, with history and drain", OURS, env=DRAIN),
+    "ours_all": Contender("this project, all of that", OURS, env={"VARIANT": "all"}),
+    "before": Contender("this project, before", OURS),
     "starlette": Contender("Starlette", "contenders.starlette:application"),
     "channels": Contender("Channels, uvicorn", CHANNELS),
     "daphne": Contender("Channels, Daphne", CHANNELS, daphne=True),
     "channels_core": Contender("channels_redis, core", CHANNELS, env=CORE),
     "channels_pubsub": Contender("channels_redis, pubsub", CHANNELS, env=PUBSUB),
     "raw_fast": Contender("raw ASGI, websocket.fast", RAW, FAST),
-    "ours_fast": Contender("this project, websocket.fast", "project.asgi:application", FAST),
+    "ours_fast": Contender("this project, websocket.fast", OURS, FAST),
     "raw_websockets": Contender("raw ASGI, --ws websockets", RAW, {"--ws": "websockets"}),
     "raw_wsproto": Contender("raw ASGI, --ws wsproto", RAW, {"--ws": "wsproto"}),
     "raw_asyncio": Contender("raw ASGI, --loop asyncio", RAW, {"--loop": "asyncio"}),
@@ -104,12 +116,59 @@ def environment(project: Path, env: dict[str, str]) -> dict[str, str]:
 
 
 class Server:
-    """A running server, and what the operating system knows of it."""
+    """A server, and what the operating system knows of it while it runs."""
 
-    def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    process: subprocess.Popen[bytes]
+
+    def __init__(
+        self,
+        command: list[str],
+        port: int,
+        core: int,
+        directory: Path,
+        env: dict[str, str],
+        log: Path,
+    ) -> None:
+        self.command = command
         self.port = port
-        self.process = process
+        self.core = core
+        self.directory = directory
+        self.env = env
         self.log = log
+
+    async def start(self) -> None:
+        """Start the process on its core, and wait until it listens."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.directory,
+                env=self.env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        os.sched_setaffinity(self.process.pid, {self.core})
+        deadline = time.monotonic() + 30
+        while not self.listens():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise self.failed("The server did not start.")
+            await asyncio.sleep(0.02)
+
+    def listens(self) -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+            return True
+        return False
+
+    async def restart(self) -> None:
+        """Stop the process as a deploy does, with SIGTERM, and start it again."""
+        self.process.terminate()
+        await asyncio.to_thread(self.process.wait)
+        await self.start()
+
+    def kill(self) -> None:
+        """Stop the process without waiting for its clients."""
+        self.process.kill()
+        self.process.wait()
 
     def cpu(self) -> float:
         """Return the CPU time of the process so far, all its threads', in seconds.
@@ -118,12 +177,13 @@ class Server:
         """
         return time.clock_gettime(~self.process.pid << 3 | 2)
 
-    def memory(self) -> int:
-        """Return the bytes of memory that are the process's own."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-        raise ServerFailed("The system does not say how much memory the server has.")
+    def memory(self, kind: str = "RssAnon") -> int:
+        """Return the bytes of memory that are the process's own, or `VmRSS`, or its share (`Pss`).
+
+        What two processes share counts half in `Pss`.
+        """
+        file = "smaps_rollup" if kind == "Pss" else "status"
+        return kib(Path(f"/proc/{self.process.pid}/{file}"), kind) * 1024
 
     def holds(self, client: tuple[str, int]) -> bool:
         """Tell whether the process still has its end of a client's connection."""
@@ -134,6 +194,14 @@ class Server:
 
     def failed(self, why: str) -> ServerFailed:
         return ServerFailed(f"{why}\n{self.process.args!r}\n{self.log.read_text()[-1500:]}")
+
+
+def kib(file: Path, name: str) -> int:
+    """Return a figure of a file in /proc."""
+    for line in file.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise ServerFailed(f"{file} does not tell {name}.")
 
 
 def _hexadecimal(address: tuple[str, int]) -> str:
@@ -152,12 +220,59 @@ async def serve(contender: Contender, project: Path, env: dict[str, str]) -> Asy
 
 
 @contextlib.asynccontextmanager
-async def serve_redis(directory: Path) -> AsyncIterator[str]:
-    """Run a Redis of our own on the load's core, and give its URL."""
+async def serve_redis(directory: Path) -> AsyncIterator[Server]:
+    """Run a Redis of our own on the load's core."""
     port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    async with running(["redis-server", *options], port, LOAD_CORE, directory, dict(os.environ)):
-        yield f"redis://127.0.0.1:{port}/0"
+    command = ["redis-server", *options]
+    async with running(command, port, LOAD_CORE, directory, dict(os.environ)) as server:
+        yield server
+
+
+NGINX = """
+daemon off;
+error_log stderr;
+master_process off;
+pid {folder}/pid;
+worker_rlimit_nofile {files};
+events {{ worker_connections {files}; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+    scgi_temp_path {folder}; uwsgi_temp_path {folder};
+    upstream site {{
+        least_conn;
+        {servers}
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://site;
+            proxy_http_version 1.1;
+            proxy_set_header Connection upgrade;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Host $http_host;
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_read_timeout 1h;
+        }}
+    }}
+}}
+"""
+
+
+@contextlib.asynccontextmanager
+async def serve_nginx(servers: Sequence[Server]) -> AsyncIterator[Server]:
+    """Run nginx on the load's core, in front of servers, as the project's docs configure it."""
+    port = free_port()
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with tempfile.TemporaryDirectory() as folder:
+        configuration = Path(folder) / "nginx.conf"
+        upstream = [f"server 127.0.0.1:{server.port} max_fails=0;" for server in servers]
+        values = {"folder": folder, "files": files, "port": port, "servers": " ".join(upstream)}
+        configuration.write_text(NGINX.format(**values))
+        command = ["nginx", "-c", str(configuration)]
+        async with running(command, port, LOAD_CORE, Path(folder), dict(os.environ)) as server:
+            yield server
 
 
 @contextlib.asynccontextmanager
@@ -165,30 +280,12 @@ async def running(
     command: list[str], port: int, core: int, directory: Path, env: dict[str, str]
 ) -> AsyncIterator[Server]:
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command, cwd=directory, env=env, stdout=output, stderr=subprocess.STDOUT
-            )
-        os.sched_setaffinity(process.pid, {core})
+        server = Server(command, port, core, directory, env, Path(folder) / "log")
         try:
-            server = Server(port, process, log)
-            await until_it_listens(server)
+            await server.start()
             yield server
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-
-
-async def until_it_listens(server: Server) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        with contextlib.suppress(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
-            return
-        if server.process.poll() is not None or time.monotonic() > deadline:
-            raise server.failed("The server did not start.")
-        await asyncio.sleep(0.02)
+            server.kill()
 
 
 def free_port() -> int:

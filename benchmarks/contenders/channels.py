@@ -24,12 +24,13 @@ class Echo(AsyncWebsocketConsumer):
 
 class Join(AsyncWebsocketConsumer):
     async def connect(self) -> None:
-        await self.channel_layer.group_add("room", self.channel_name)
+        self.room = self.scope["url_route"]["kwargs"].get("room", "room")
+        await self.channel_layer.group_add(self.room, self.channel_name)
         await self.accept()
         await self.send(text_data="joined")
 
     async def disconnect(self, code: int) -> None:
-        await self.channel_layer.group_discard("room", self.channel_name)
+        await self.channel_layer.group_discard(self.room, self.channel_name)
 
     async def room_message(self, event: dict[str, Any]) -> None:
         await self.send(text_data=event["message"])
@@ -44,6 +45,7 @@ class Publish(AsyncWebsocketConsumer):
 websocket_urlpatterns = [
     path("ws/", Echo.as_asgi()),
     path("join/", Join.as_asgi()),
+    path("join/<str:room>/", Join.as_asgi()),
     path("publish/", Publish.as_asgi()),
 ]
 consumers = URLRouter(websocket_urlpatterns)

@@ -9,6 +9,11 @@ MIDDLEWARE = env.list("MIDDLEWARE", default=MIDDLEWARE)
 ROOT_URLCONF = "contenders.ours"
 SESSION_ENGINE = env.str("SESSION_ENGINE", default="django.contrib.sessions.backends.db")
 
+# What a variant of this project uses: see ours.py.
+VARIANT = env.str("VARIANT", default="")
+if VARIANT in ("history", "all"):
+    WEBSOCKET_HISTORY = {"room": 100}
+
 # Only where a scenario has groups: without a layer, a consumer has less to do.
 CHANNEL_LAYERS = {}
 if backend := env.str("CHANNEL_LAYER", default=""):
