@@ -11,8 +11,9 @@ import uuid
 from typing import Any, Final
 
 from websocket import conf
+from websocket.groups import tasks
 from websocket.groups.server import ClientOf, publish_errors, register
-from websocket.groups.tasks import LEASE, Lease, Leases
+from websocket.groups.tasks import Lease, Leases
 
 # Arguments: process, lease, and the three arguments of `Leases.ask`, as 1 or 0.
 _ASK: Final = """
@@ -59,7 +60,7 @@ class RedisLeases(Leases):
     async def ask(self, group: str, is_wanted: bool, is_new: bool, has_ended: bool) -> Lease:
         flags = [int(flag) for flag in (is_wanted, is_new, has_ended)]
         with publish_errors(f"Redis did not take the task of {group!r}"):
-            answer = await self.call(self.ask_script, group, round(LEASE * 1000), *flags)
+            answer = await self.call(self.ask_script, group, round(tasks.LEASE * 1000), *flags)
         return Lease(answer)
 
     async def release(self, group: str) -> None:

@@ -41,13 +41,29 @@ MAX_CONNECTIONS = 20
 ClientOf = Callable[[str], redis.asyncio.Redis]
 
 
+def cancellations() -> int:
+    """Return how often the running task, if any, was cancelled, even if that was swallowed.
+
+    `asyncio.wait_for`, which redis-py uses, may do so in Python 3.11, and a task group with errors.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # This is sync code.
+        return 0
+    return 0 if task is None else task.cancelling()
+
+
 @contextmanager
 def publish_errors(problem: str) -> Iterator[None]:
-    """Convert redis-py's exceptions to `PublishError`."""
+    """Convert redis-py's exceptions to `PublishError`; raise a cancellation that it swallows."""
+    before = cancellations()
     try:
         yield
     except ERRORS as error:
-        raise PublishError(f"{problem}: {error}") from error
+        if cancellations() <= before:
+            raise PublishError(f"{problem}: {error}") from error
+    if cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def register(client_of: ClientOf, *scripts: str) -> list[Any]:
@@ -166,7 +182,7 @@ class RedisServer:
     async def _run(self) -> None:
         """Listen while there is a group to listen to, with a new connection if one is lost."""
         try:
-            while self.channels and not _is_cancelled():
+            while self.channels and not cancellations():
                 self.changed = set(self.channels)
                 try:
                     async with self.client.pubsub() as pubsub:
@@ -228,7 +244,7 @@ class Listener:
         await self.ask()
         async with asyncio.TaskGroup() as tasks:
             others = [tasks.create_task(self.read()), tasks.create_task(self.check())]
-            while self.server.channels and not _is_cancelled():
+            while self.server.channels and not cancellations():
                 await self.server.has_changed.wait()
                 await self.ask()
             for task in others:
@@ -254,7 +270,7 @@ class Listener:
 
     async def read(self) -> None:
         """Handle the messages and answers that Redis sends."""
-        while not _is_cancelled():
+        while not cancellations():
             message: dict[str, Any] | None = await self.pubsub.get_message(timeout=CHECK_EVERY)
             if message is None:
                 continue
@@ -288,7 +304,7 @@ class Listener:
         An answer to a ping is no proof: a proxy that has connected again by itself, or a server
         that was replaced, answers but does not know the subscription.
         """
-        while True:
+        while not cancellations():
             await asyncio.sleep(CHECK_EVERY)
             if self.is_silent:
                 raise ConnectionError("It does not answer.")
@@ -298,12 +314,3 @@ class Listener:
                 self.sent += 1
             # Its answer comes after the messages published before it.
             await self.pubsub.ping(str(self.sent))
-
-
-def _is_cancelled() -> bool:
-    """Return whether this task is cancelled, even if the cancellation has been swallowed.
-
-    `asyncio.wait_for`, which redis-py uses, may do so in Python 3.11, and a task group with errors.
-    """
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

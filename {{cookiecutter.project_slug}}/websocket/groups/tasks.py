@@ -84,9 +84,7 @@ class GroupTask:
         #: Whether a socket has joined since the last answer.
         self.is_new = False
         self.has_changed = asyncio.Event()
-        #: The running function, and whether it is being cancelled.
         self.running: asyncio.Task[None] | None = None
-        self.is_stopping = False
         #: Whether the function has ended by itself, and no socket has joined since.
         self.has_ended = False
         #: The time until which the function may run without another answer.
@@ -108,14 +106,17 @@ class GroupTask:
 
     async def keep(self) -> None:
         """Run the function whenever this process has the lease, until no member is left."""
-        await self.renew()
-        while self.is_wanted() or self.running is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RENEW):
-                    await self.has_changed.wait()
-            if self.running is not None and self.running.done():
-                self.running, self.has_ended = None, True
+        try:
             await self.renew()
+            while self.is_wanted() or self.running is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RENEW):
+                        await self.has_changed.wait()
+                if self.running is not None and self.running.done():
+                    self.running, self.has_ended = None, True
+                await self.renew()
+        finally:
+            await self.until_stopped()  # If this is cancelled, so is the function.
         self.over(self.group)
 
     async def renew(self) -> None:
@@ -150,7 +151,7 @@ class GroupTask:
         try:
             await self.function(self.group)
         except asyncio.CancelledError:
-            if not self.is_stopping:
+            if not (self.running and self.running.cancelling()):
                 logger.exception("The task of the group %r awaited what was cancelled.", self.group)
         except Exception:
             # As a view's exception is reported. The members stay.
@@ -159,9 +160,23 @@ class GroupTask:
     async def stop(self) -> None:
         """Cancel the function, and wait until it has ended."""
         if self.running is not None:
-            self.is_stopping = True
-            await end(self.running, f"The task of the group {self.group!r}")
-            self.running, self.is_stopping = None, False
+            self.running.cancel()
+            await self.until_stopped()
+
+    async def until_stopped(self) -> None:
+        """Wait until the function has ended, and cancel it again every CANCEL seconds.
+
+        In Python 3.11, for example, `asyncio.wait_for` may swallow a cancellation, and an event
+        loop that ends cancels its tasks only once.
+        """
+        while self.running is not None:
+            await asyncio.wait([self.running], timeout=CANCEL)
+            if self.running.done():
+                self.running = None
+            else:
+                message = "The task of the group %r does not end: it is cancelled again."
+                logger.warning(message, self.group)
+                self.running.cancel()
 
     async def release(self) -> None:
         with suppress(PublishError):  # Then the lease expires.
@@ -169,21 +184,8 @@ class GroupTask:
 
     async def close(self) -> None:
         """End the task, because the server stops; another process can have it."""
-        await end(self.keeper)
-        await self.stop()
+        self.keeper.cancel()
+        if self.running is not None:
+            self.running.cancel()
+        await asyncio.wait([self.keeper])
         await self.release()
-
-
-async def end(task: asyncio.Task[None], name: str = "") -> None:
-    """Cancel a task, and wait until it has ended.
-
-    It is cancelled again after CANCEL seconds: in Python 3.11, `asyncio.wait_for`, which redis-py
-    uses, may swallow a cancellation.
-    """
-    task.cancel()
-    while not task.done():
-        await asyncio.wait([task], timeout=CANCEL)
-        if not task.done():
-            if name:
-                logger.warning("%s does not end: it is cancelled again.", name)
-            task.cancel()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from unittest import mock
 
@@ -17,8 +18,10 @@ from django.test import TransactionTestCase, override_settings
 
 from websocket.connection import WebSocket
 from websocket.groups import apublish, close_hub, get_hub, presence, tasks
-from websocket.testing import connect
+from websocket.groups.server import key_of
+from websocket.testing import ClientSocket, connect
 from websocket.tests.redis_server import OnRedis
+from websocket.tests.wire import until
 from websocket.urls import websocket
 
 User: Any = get_user_model()
@@ -33,11 +36,12 @@ async def count_up(group: str) -> None:
     started[group] = started.get(group, 0) + 1
     try:
         number = 0
-        while not await sync_to_async(User.objects.filter(username="stop").exists)():
-            number += 1
-            await apublish(group, number)
-            await asyncio.sleep(0.01)
-        await apublish(group, "over")
+        async with asyncio.timeout(60):
+            while not await sync_to_async(User.objects.filter(username="stop").exists)():
+                number += 1
+                await apublish(group, number)
+                await asyncio.sleep(0.01)
+            await apublish(group, "over")
     finally:
         ended[group] = ended.get(group, 0) + 1
 
@@ -51,13 +55,31 @@ async def saved(group: str) -> None:
     noted = events.setdefault(group, [])
     noted.append("began")
     try:
-        while True:
-            await apublish(group, "began")
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while True:
+                await apublish(group, "began")
+                await asyncio.sleep(0.01)
     finally:
         noted.append("saving")
         await asyncio.sleep(0.3)
         noted.append("saved")
+
+
+async def quiet(group: str) -> None:
+    """Wait to be cancelled."""
+    noted = events.setdefault(group, [])
+    noted.append("began")
+    try:
+        await asyncio.sleep(30)
+    finally:
+        noted.append("cancelled")
+
+
+async def stubborn(group: str) -> None:
+    """Swallow the first cancellation, as `asyncio.wait_for` may in Python 3.11."""
+    with suppress(asyncio.CancelledError):
+        await quiet(group)
+    await quiet(group)
 
 
 async def fail(group: str) -> None:
@@ -107,10 +129,11 @@ urlpatterns = [
 ]
 
 
-async def until(condition: Any) -> None:
+async def receive_until(client: ClientSocket, message: str) -> None:
+    """Receive messages until this one comes."""
     async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
+        while await client.receive(timeout=30) != message:
+            pass
 
 
 class Everything:
@@ -120,7 +143,7 @@ class Everything:
         super().setUp()  # type: ignore[misc]
         self.group = f"game.{uuid.uuid4().hex}"
         for module, name, seconds in (
-            (presence, "RETURN", 0.3),
+            (presence, "RETURN", 1.0),
             (tasks, "LEASE", 2.0),
             (tasks, "RENEW", 0.1),
             (tasks, "CANCEL", 1.0),
@@ -135,9 +158,8 @@ class Everything:
                 self.assertGreater(await two.receive_json(), 1)
                 await two.send_text("leave")
             number = await one.receive_json()
-            while number < 50:
-                self.assertEqual(await one.receive_json(), number + 1)
-                number += 1
+            for following in range(number + 1, 51):
+                self.assertEqual(await one.receive_json(), following)
         await until(lambda: ended.get(self.group) == 1)
         self.assertEqual(started[self.group], 1)
         await until(lambda: not get_hub().tasks)
@@ -159,8 +181,7 @@ class Everything:
         async with connect(f"/game/{self.group}/") as one:
             await one.receive()
             stop = await sync_to_async(User.objects.create)(username="stop")
-            while await one.receive() != "over":
-                pass
+            await receive_until(one, "over")
             await until(lambda: ended.get(self.group) == 1)
             await sync_to_async(stop.delete)()
             await asyncio.sleep(0.3)  # It is asked for again meanwhile, and is not started.
@@ -200,6 +221,31 @@ class Everything:
             await close_hub()
             self.assertEqual(ended[self.group], 1)
 
+    async def test_its_cleanup_is_finished_before_the_event_loop_ends(self: Any) -> None:
+        async def run() -> None:
+            get_hub().join_task(self.group, saved)
+            await until(lambda: self.group in events)
+
+        await asyncio.to_thread(asyncio.run, run())
+        self.assertEqual(events[self.group], ["began", "saving", "saved"])
+
+    async def test_it_ends_with_the_event_loop_which_is_no_error(self: Any) -> None:
+        async def run(function: Any) -> None:
+            get_hub().join_task(self.group, function)
+            await until(lambda: self.group in events)
+
+        for function, times, expected in ((quiet, 1, []), (stubborn, 2, ["WARNING"])):
+            events.pop(self.group, None)
+            with (
+                self.subTest(function.__name__),
+                mock.patch.object(tasks, "CANCEL", 0.1),
+                self.assertLogs("django.request", "WARNING") as logs,
+            ):
+                logging.getLogger("django.request").warning("This one is expected.")
+                await asyncio.to_thread(asyncio.run, run(function))
+                self.assertEqual([record.levelname for record in logs.records[1:]], expected)
+            self.assertEqual(events[self.group], ["began", "cancelled"] * times)
+
 
 @override_settings(ROOT_URLCONF=__name__)
 class MemoryTests(Everything, TransactionTestCase):
@@ -215,15 +261,15 @@ from django.test import override_settings
 from websocket.groups import apublish, close_hub, get_hub, presence, tasks
 
 async def play(group):
+    print("playing", flush=True)
     while True:
         await apublish(group, f"other {os.getpid()}")
         await asyncio.sleep(0.01)
 
-async def main(url, group):
-    presence.RETURN, tasks.LEASE, tasks.RENEW, tasks.CANCEL = 0.3, 2.0, 0.1, 1.0
+async def main(url, group, lease):
+    presence.RETURN, tasks.LEASE, tasks.RENEW, tasks.CANCEL = 1.0, float(lease), 0.1, 1.0
     with override_settings(WEBSOCKET_REDIS_URL=url):
         get_hub().join_task(group, play)
-        print("in", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         await close_hub()
 
@@ -232,16 +278,14 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @asynccontextmanager
-async def other_process(url: str, group: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def other_process(url: str, group: str) -> AsyncIterator[Any]:
     """Run another process that wants a group's task."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", OTHER, url, group),
+        *(sys.executable, "-c", OTHER, url, group, str(tasks.LEASE)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     try:
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"in\n"
         yield process
     finally:
         if process.returncode is None:
@@ -249,43 +293,52 @@ async def other_process(url: str, group: str) -> AsyncIterator[asyncio.subproces
         await process.wait()
 
 
+@asynccontextmanager
+async def playing_process(url: str, group: str) -> AsyncIterator[Any]:
+    """Run another process that has a group's task."""
+    async with other_process(url, group) as process:
+        async with asyncio.timeout(30):
+            assert await process.stdout.readline() == b"playing\n"
+        yield process
+
+
 @override_settings(ROOT_URLCONF=__name__)
 class RedisTests(Everything, OnRedis, TransactionTestCase):
     async def test_it_runs_in_one_of_two_processes_and_not_only_while_that_has_members(
         self,
     ) -> None:
-        async with connect(f"/game/{self.group}/") as client:
+        async with connect(f"/game/{self.group}/") as client, self.redis_client() as redis:
             await client.receive()
             async with other_process(self.redis.url, self.group):
+                async with asyncio.timeout(30):
+                    while await redis.zcard(key_of(self.group, "w")) < 2:
+                        await asyncio.sleep(0.01)
                 await client.send_text("leave")
                 await until(lambda: not get_hub().tasks[self.group].members)
-                await asyncio.sleep(0.6)  # Longer than a member has to come back.
+                await asyncio.sleep(1.5)  # Longer than a member has to come back.
                 self.assertEqual((started[self.group], ended.get(self.group)), (1, None))
             # Now no process has a member any more.
             await until(lambda: ended.get(self.group) == 1)
 
     async def test_another_process_takes_over_from_one_that_was_killed(self) -> None:
         async with (
-            other_process(self.redis.url, self.group) as process,
+            playing_process(self.redis.url, self.group) as process,
             connect(f"/game/{self.group}/") as client,
         ):
             self.assertEqual(await client.receive(), f"other {process.pid}")
             process.kill()
-            while await client.receive() != "1":
-                pass
+            await receive_until(client, "1")
             self.assertEqual(started[self.group], 1)
 
     async def test_another_process_takes_over_from_one_that_stops(self) -> None:
         self.enterContext(mock.patch.object(tasks, "LEASE", 60.0))
         async with (
-            other_process(self.redis.url, self.group) as process,
+            playing_process(self.redis.url, self.group) as process,
             connect(f"/game/{self.group}/") as client,
         ):
             self.assertEqual(await client.receive(), f"other {process.pid}")
-            assert process.stdin is not None
             process.stdin.write(b"\n")
-            while await client.receive() != "1":
-                pass
+            await receive_until(client, "1")
 
     async def test_a_process_that_cannot_renew_has_ended_before_another_one_starts(self) -> None:
         async with connect(f"/game/{self.group}/") as client:
@@ -300,11 +353,11 @@ class RedisTests(Everything, OnRedis, TransactionTestCase):
             await until(lambda: started[self.group] == 2)
 
     async def test_nothing_of_a_task_stays_in_redis(self) -> None:
+        self.enterContext(mock.patch.object(tasks, "LEASE", 60.0))  # It does not just expire.
         async with connect(f"/game/{self.group}/") as client:
             await client.receive()
-        async with self.redis_client() as redis:
-            await until(lambda: ended.get(self.group))
-            while await redis.keys(f"*{self.group}*"):
+        async with self.redis_client() as redis, asyncio.timeout(30):
+            while not ended.get(self.group) or await redis.keys(f"*{self.group}*"):
                 await asyncio.sleep(0.01)
 
     async def test_a_task_goes_on_when_redis_was_emptied(self) -> None:
@@ -312,7 +365,6 @@ class RedisTests(Everything, OnRedis, TransactionTestCase):
             await client.receive()
             await redis.flushall()
             number = await client.receive_json()
-            while await client.receive_json() < number + 30:
-                pass
+            await receive_until(client, str(number + 30))
             self.assertEqual(started[self.group], 1)
             self.assertTrue(await redis.keys(f"*{self.group}*:t"))

@@ -12,7 +12,7 @@ from django.test import override_settings
 
 from websocket import conf
 from websocket.connection import WebSocket
-from websocket.groups import Message, PublishError, apublish, get_hub, publish
+from websocket.groups import Message, PublishError, amembers, apublish, get_hub, publish
 from websocket.testing import connect
 from websocket.tests.redis_server import OnRedis, impatient
 from websocket.urls import websocket
@@ -93,6 +93,28 @@ class RedisTests(OnRedis):
             hub.add("a", Member())
             done, _ = await asyncio.wait([hub.server_of("a").task], timeout=30)
         self.assertTrue(done)
+
+    async def test_a_task_that_is_cancelled_just_as_it_has_asked_redis_is_cancelled(self) -> None:
+        """In Python 3.11, redis-py swallows that, and a task that publishes would never end."""
+        from redis.asyncio.connection import Connection
+
+        hub: Any = get_hub()
+        send = Connection._send_packed_command
+        await apublish("a", "to be connected")
+
+        async def send_and_cancel(connection: Connection, command: Any) -> None:
+            await send(connection, command)
+            asking.cancel()
+
+        for ask in (
+            lambda: apublish("a", "hello"),
+            lambda: amembers("a"),
+            lambda: hub.leases.ask("a", True, True, False),
+        ):
+            with mock.patch.object(Connection, "_send_packed_command", send_and_cancel):
+                asking = asyncio.create_task(ask())
+                await asyncio.wait([asking], timeout=30)
+            self.assertTrue(asking.cancelled())
 
     async def test_projects_can_share_a_server(self) -> None:
         async with connect("/room/a/") as client:
