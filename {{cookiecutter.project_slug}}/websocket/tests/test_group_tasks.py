@@ -16,9 +16,9 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.test import TransactionTestCase, override_settings
 
+from websocket import conf
 from websocket.connection import WebSocket
 from websocket.groups import apublish, close_hub, get_hub, presence, tasks
-from websocket.groups.server import key_of
 from websocket.testing import ClientSocket, connect
 from websocket.tests.redis_server import OnRedis
 from websocket.tests.wire import until
@@ -311,7 +311,7 @@ class RedisTests(Everything, OnRedis, TransactionTestCase):
             await client.receive()
             async with other_process(self.redis.url, self.group):
                 async with asyncio.timeout(30):
-                    while await redis.zcard(key_of(self.group, "w")) < 2:
+                    while await redis.zcard(conf.redis_key(self.group, "w")) < 2:
                         await asyncio.sleep(0.01)
                 await client.send_text("leave")
                 await until(lambda: not get_hub().tasks[self.group].members)
