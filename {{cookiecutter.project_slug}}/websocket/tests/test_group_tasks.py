@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -175,7 +176,10 @@ class Everything:
         for times in (1, 2):
             async with connect(f"/game/{self.group}/") as client:
                 self.assertEqual(await client.receive_json(), 1)
-            await until(lambda times=times: ended.get(self.group) == times)
+            await until(partial(self.has_ended, times))
+
+    def has_ended(self: Any, times: int) -> bool:
+        return ended.get(self.group) == times
 
     async def test_one_that_ends_by_itself_starts_again_when_a_socket_joins(self: Any) -> None:
         async with connect(f"/game/{self.group}/") as one:

@@ -38,7 +38,7 @@ async def until(condition: Callable[[], bool]) -> None:
     """Let other tasks run until a condition holds."""
     async with asyncio.timeout(30):
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 def serving(view: Any) -> override_settings:
