@@ -1,6 +1,8 @@
 """The rendered project: its own tests, its management commands, its production settings."""
 
+import re
 import secrets
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +39,37 @@ def test_a_project_without_the_chat_example_is_as_sound(
     assert "no issues (0 silenced)" in check.stdout
     rendered.run("manage.py", "makemigrations", "--check", "--dry-run")
     rendered.run("manage.py", "migrate")
+
+
+def test_the_chat_is_removed_as_the_readme_says_and_the_rest_is_sound(
+    workshop: Project, mypy: Callable[..., str]
+) -> None:
+    readme = (workshop.path / "README.md").read_text(encoding="utf-8")
+    sentences = readme.partition("To remove the example, run ")[2].partition("\n")[0]
+    migrate, word, *files, tidy, login, settings_py = re.findall("`(.+?)`", sentences)
+    assert (word, files[0]) == ("chat", settings_py)
+    workshop.run(*migrate.split()[1:])
+    shutil.rmtree(workshop.path / word)
+    for name in files:
+        lines = (workshop.path / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if word not in line]
+        assert len(kept) < len(lines), name
+        (workshop.path / name).write_text("".join(kept), encoding="utf-8")
+    for command in tidy.split(" && "):
+        workshop.run("-m", *command.split())
+    settings = workshop.path / settings_py
+    (history,) = re.findall(
+        "^WEBSOCKET_HISTORY .*$",
+        (workshop.path / "docs" / "groups.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    settings.write_text(f"{settings.read_text(encoding='utf-8')}{login}\n{history}\n")
+    check = workshop.run("manage.py", "check", "--fail-level", "DEBUG")
+    assert "no issues (0 silenced)" in check.stdout
+    assert " passed" in workshop.run("-m", "pytest", "project", "users").stdout
+    for command in (("check", "."), ("format", "--check", ".")):
+        workshop.run("-m", "ruff", *command, "--no-cache")
+    mypy(workshop.path)
 
 
 def test_uv_runs_the_projects_own_tests_and_mypy_without_the_optional_packages(
