@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import run
+from conftest import TEMPLATE, run
 
 CONTRACTS = Path(__file__).with_name("imports.ini")
 
@@ -89,6 +89,19 @@ def count_code(path: Path) -> int:
         number not in docstrings and bool(line.strip()) and not line.lstrip().startswith("#")
         for number, line in lines
     )
+
+
+def test_the_changelog_is_by_version_the_newest_first_and_says_what_to_do_by_hand() -> None:
+    changelog = (TEMPLATE / "CHANGELOG.md").read_text(encoding="utf-8")
+    unreleased, *versions = re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]
+    assert unreleased.startswith("Unreleased\n")
+    heading = re.compile(r"(\d+)\.(\d+)\.(\d+) - (\d{4}-\d\d-\d\d)\n")
+    found = [heading.match(version) for version in versions]
+    numbers = [tuple(map(int, match.groups()[:3])) for match in found]
+    assert numbers == sorted(set(numbers), reverse=True) != []
+    days = [match[4] for match in found]
+    assert days == sorted(days, reverse=True)
+    assert all("\n### By hand\n" in version for version in versions)
 
 
 def test_the_page_on_the_architecture_names_each_module(websocket: Path) -> None:
