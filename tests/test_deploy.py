@@ -103,7 +103,7 @@ def deployed(
     """The project on its server: packages, migrations, static files; and its environment."""
     folder = tmp_path_factory.mktemp("deployed")
     copy = project.copy(folder / "site").path
-    packages = ("-e", ".[postgres,redis]", "prometheus-client")
+    packages = ("-e", ".[fast,postgres,redis]", "prometheus-client")
     site = Project(copy, make_venv(folder / "venv", *packages, cwd=copy))
     (site.path / ".env").unlink()
     with (site.path / "users" / "views.py").open("a") as views:

@@ -83,6 +83,7 @@ project/templates/404.html
 project/templates/500.html
 project/templates/admin/base_site.html
 project/tests/__init__.py
+project/tests/test_faults.py
 project/tests/test_health.py
 project/tests/test_logging.py
 project/tests/test_runserver.py
