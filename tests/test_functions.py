@@ -1,4 +1,4 @@
-"""Tests of sockets as functions, with pytest-asyncio or anyio, as docs/testing.md allows."""
+"""Tests of sockets as functions, with pytest-asyncio or anyio, in any order and two processes."""
 
 import os
 import sys
@@ -36,7 +36,8 @@ async def test_a_socket_sees_the_rows_of_the_test_and_the_next_test_does_not(ann
 
 @pytest.mark.PLUGIN
 @pytest.mark.django_db
-async def test_a_socket_and_a_test_may_use_the_database():
+@pytest.mark.parametrize("time", ["first", "second", "third"])
+async def test_a_socket_and_a_test_may_use_the_database(time):
     assert await User.objects.acount() == 0
     async with connect("/clock/") as socket:
         assert (await socket.receive_json())["user"] == ""
@@ -58,12 +59,14 @@ def test_functions_test_sockets_with_pytest_asyncio_and_with_anyio(
     packages = tmp_path / "packages"
     run(
         *(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"),
-        *("--python", workshop.python, "--target", packages, "pytest-asyncio>=1.2"),
+        *("--python", workshop.python, "--target", packages),
+        *("pytest-asyncio>=1.2", "pytest-randomly>=4.0"),
     )
     folder = workshop.path / "users" / "tests"
     for plugin in ("anyio", "asyncio"):
         (folder / f"test_with_{plugin}.py").write_text(TESTS.replace("PLUGIN", plugin))
     env = {**workshop.env, "PYTHONPATH": os.fspath(packages)}
-    result = workshop.run("-m", "pytest", "-k", "test_with_", "users", env=env)
-    assert "8 passed" in result.stdout  # A test that no plugin runs would be skipped.
+    result = workshop.run("-m", "pytest", "-n", "2", "-k", "test_with_", "users", env=env)
+    assert "Using --randomly-seed=" in result.stdout
+    assert "12 passed" in result.stdout  # A test that no plugin runs would be skipped.
     assert "skipped" not in result.stdout
