@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils.module_loading import import_string
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin
 
 from users.views import WALL
 from websocket import conf
@@ -59,10 +60,12 @@ class FaultTests(OnRedis, TransactionTestCase):
         async with self.site() as site:
             for origin in ("https://evil.example", "null", f"http://{site}.evil.example"):
                 with self.assertRaises(InvalidStatus) as refused:
-                    async with connect(f"ws://{site}{reverse('echo')}", origin=origin):
+                    async with connect(f"ws://{site}{reverse('echo')}", origin=Origin(origin)):
                         pass
                 self.assertEqual(refused.exception.response.status_code, 403)
-            async with connect(f"ws://{site}{reverse('echo')}", origin=f"http://{site}") as own:
+            async with connect(
+                f"ws://{site}{reverse('echo')}", origin=Origin(f"http://{site}")
+            ) as own:
                 await own.send("hello")
                 await until(own, "hello")
 
