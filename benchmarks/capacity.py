@@ -25,7 +25,7 @@ from benchmarks.servers import Server, ServerFailed, kib
 MEMBERS = 100
 
 #: Files that a process has open beside its connections.
-OTHER_FILES = 200
+OTHER_FILES = 500
 
 
 async def large(server: Server, members: int, seconds: float) -> Figures:
@@ -78,7 +78,12 @@ async def sockets(server: Server, cookies: Sequence[str], seconds: float, resume
     taken = {kind: (after[kind] - before[kind]) / len(members) / 1024 for kind in before}
     # The kernel has as much for the clients' ends.
     taken["kernel_kib"] /= 2
-    return {**taken, "sockets": len(members), "idle_us": cpu / len(members) / seconds * 1e6}
+    return {
+        **taken,
+        "base_mib": before["rss_kib"] / 2**20,
+        "idle_us": cpu / len(members) / seconds * 1e6,
+        "sockets": len(members),
+    }
 
 
 def memory(server: Server) -> Figures:

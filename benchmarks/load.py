@@ -298,7 +298,7 @@ class Visitor(Client):
 
 
 class Group(Load):
-    """Members of a group, spread over the servers, and a client that has messages published.
+    """Members of a group, spread over the servers, and clients that have messages published.
 
     Whenever all members have got one more, the next is sent: so many are on their way at a time.
     """
@@ -310,20 +310,22 @@ class Group(Load):
         size: int = 32,
         in_flight: int = 1,
         limit: int = sys.maxsize,
+        publishers: int = 1,
     ) -> None:
         self.members = [CountingMember(self) for _ in range(members)]
         super().__init__(*servers)
         self.message = text_of(size)
         self.in_flight = in_flight
         self.limit = limit
-        self.publisher = Client()
-        self.clients = [*self.members, self.publisher]
+        self.publishers = [Client() for _ in range(publishers)]
+        self.turns = itertools.cycle(self.publishers)
+        self.clients = [*self.members, *self.publishers]
         self.sent: list[float] = []
 
     async def open(self) -> None:
         for number, server in enumerate(self.servers):
             await join_all(self.members[number :: len(self.servers)], server)
-        await connect(self.publisher, self.servers[0], "/publish/")
+        await connect_all(self.publishers, self.servers[0], "/publish/")
 
     async def work(self, seconds: float) -> int:
         """Publish so long, or up to the limit, and return the number of deliveries."""
@@ -347,7 +349,7 @@ class Group(Load):
 
     def publish(self) -> None:
         self.sent.append(perf_counter())
-        self.publisher.transport.send(WSMsgType.TEXT, self.message)
+        next(self.turns).transport.send(WSMsgType.TEXT, self.message)
 
     def all_got_one_more(self) -> None:
         if self.running and len(self.sent) < self.limit:

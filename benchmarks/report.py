@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks import planning
 from benchmarks.load import Figures
 from benchmarks.scenarios import SCENARIOS, Plan, Scenario, SideBySide
 from benchmarks.servers import CONTENDERS
@@ -27,6 +28,7 @@ def _microseconds(us: float) -> str:
 
 #: What figures are called, and how they are written.
 FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "base_mib": ("process, MiB", "{:.0f}".format),
     "cpu_us": ("CPU, µs", _microseconds),
     "down_s": ("process gone, s", "{:.1f}".format),
     "echo_p50_ms": ("echo p50, ms", "{:.1f}".format),
@@ -237,6 +239,8 @@ def write(document: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "benchmarks.json").write_text(json.dumps(document, indent=2) + "\n")
     (folder / "benchmarks.md").write_text(tables(document))
+    if (page := folder / "capacity.md").exists():
+        planning.update(page, document, headline(document))
     uvicorn = [name for name in document["scenarios"] if name.startswith("uvicorn")]
     others = [name for name in document["scenarios"] if not name.startswith("uvicorn")]
     for stem, names in {"benchmarks": others, "benchmarks-uvicorn": uvicorn}.items():

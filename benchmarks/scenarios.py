@@ -195,12 +195,18 @@ def existing(number: str, size: int, contenders: tuple[str, ...]) -> OneByOne:
     return OneByOne(
         title=f"Sockets that only exist: {number}",
         contenders=contenders,
-        figures=("rss_kib", "pss_kib", "kernel_kib", "idle_us", "sockets"),
+        figures=("rss_kib", "pss_kib", "kernel_kib", "idle_us", "base_mib", "sockets"),
         base="ours",
         measure=measure,
         rounds=1,
     )
 
+
+#: What takes longer than it tells in a quick run.
+NOT_QUICK = (
+    *("resume", "large_1k", "sockets_1k", "sockets_most"),
+    *("uvicorn_32", "uvicorn_4k", "uvicorn_idle"),
+)
 
 SCENARIOS: dict[str, Scenario] = {
     "echo_32": SideBySide(
@@ -304,19 +310,19 @@ SCENARIOS: dict[str, Scenario] = {
         rounds=3,
     ),
     "publish": SideBySide(
-        title="Publish to one member, in memory",
+        title="Publish to one member, 16 in flight, in memory",
         per="message",
         contenders=ONE_MEMBER,
         base="ours",
-        load=lambda servers, cookie: Group(servers, 1, 200),
+        load=lambda servers, cookie: Group(servers, 1, 200, in_flight=16, publishers=16),
     ),
     "publish_redis": SideBySide(
-        title="Publish to one member, over Redis",
+        title="Publish to one member, 16 in flight, over Redis",
         per="message",
         contenders=ONE_MEMBER,
         base="ours",
         figures=WITH_REDIS,
-        load=lambda servers, cookie: Group(servers, 1, 200),
+        load=lambda servers, cookie: Group(servers, 1, 200, in_flight=16, publishers=16),
         redis=True,
     ),
     "resume": SideBySide(
