@@ -54,7 +54,7 @@ def test_a_path_without_a_route_is_refused_with_djangos_404(production: Server) 
         response, body = refusal(production, "/nowhere/", X_Forwarded_Proto="https")
     assert response.status == 404
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert b"<h1>Not Found</h1>" in body
+    assert b"<title>Not Found</title>" in body
 
 
 def test_permission_denied_in_a_view_refuses_with_djangos_403(production: Server) -> None:
