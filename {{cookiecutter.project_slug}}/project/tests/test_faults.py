@@ -58,16 +58,15 @@ class FaultTests(OnRedis, TransactionTestCase):
 
     async def test_a_page_of_another_site_is_refused(self) -> None:
         async with self.site() as site:
-            for origin in ("https://evil.example", "null", f"http://{site}.evil.example"):
+            echo, own = f"ws://{site}{reverse('echo')}", f"http://{site}"
+            for origin in ("https://evil.example", "null", f"{own}.evil.example"):
                 with self.assertRaises(InvalidStatus) as refused:
-                    async with connect(f"ws://{site}{reverse('echo')}", origin=Origin(origin)):
+                    async with connect(echo, origin=Origin(origin)):
                         pass
                 self.assertEqual(refused.exception.response.status_code, 403)
-            async with connect(
-                f"ws://{site}{reverse('echo')}", origin=Origin(f"http://{site}")
-            ) as own:
-                await own.send("hello")
-                await until(own, "hello")
+            async with connect(echo, origin=Origin(own)) as client:
+                await client.send("hello")
+                await until(client, "hello")
 
     async def test_a_logout_closes_the_users_sockets_and_no_others(self) -> None:
         user = await sync_to_async(get_user_model().objects.create_user)("ada")
