@@ -263,11 +263,16 @@ class Hub:
                 self.loop.call_soon(self.do_next)
 
     async def close(self) -> None:
-        """Release the resources of the hub, and end the tasks of its groups."""
-        if hubs.get(self.loop) is self:
-            del hubs[self.loop]
+        """End the tasks of the groups, which still use the hub, then forget and disconnect it."""
+        if hubs.get(self.loop) is not self:
+            return
         closing = [task.close() for task in self.tasks.values()]
         await asyncio.gather(self.presence.close(), *closing)
+        hubs.pop(self.loop, None)
+        await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Close the connections of the hub."""
 
     async def _close_with_loop(self) -> AsyncGenerator[None, None]:
         # An event loop closes its async generators before it ends. Sync code that calls async
@@ -279,8 +284,9 @@ class Hub:
 
 
 def has_history(group: str) -> bool:
-    """Return whether a group keeps messages, as `socket.<id>` never does."""
-    return conf.history_length(group) > 0 and socket_of(group) is None
+    """Return whether a group keeps messages; `socket.<id>` and those of this package never do."""
+    is_for_views = not group.startswith("@") and socket_of(group) is None
+    return is_for_views and conf.history_length(group) > 0
 
 
 def _stay() -> None:

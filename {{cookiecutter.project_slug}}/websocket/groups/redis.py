@@ -216,9 +216,8 @@ class RedisHub(Hub):
             except Exception:
                 logger.exception("%r failed when it was told of missed messages.", member)
 
-    async def close(self) -> None:
+    async def disconnect(self) -> None:
         """Close the loop's connections to Redis, including its subscription."""
-        await super().close()
         self.following.close()
         await asyncio.gather(*(server.close() for server in self.servers.values()))
 

@@ -20,7 +20,8 @@ from django.test import TransactionTestCase, override_settings
 from websocket import conf
 from websocket.connection import WebSocket
 from websocket.groups import apublish, close_hub, get_hub, presence, tasks
-from websocket.testing import ClientSocket, connect
+from websocket.groups.memory import hubs
+from websocket.testing import ClientSocket, connect, listen
 from websocket.tests.redis_server import OnRedis
 from websocket.tests.wire import until
 from websocket.urls import websocket
@@ -81,6 +82,14 @@ async def stubborn(group: str) -> None:
     with suppress(asyncio.CancelledError):
         await quiet(group)
     await quiet(group)
+
+
+async def farewell(group: str) -> None:
+    await apublish(group, "hello")
+    try:
+        await asyncio.sleep(30)
+    finally:
+        await apublish(group, "farewell")
 
 
 async def fail(group: str) -> None:
@@ -224,6 +233,21 @@ class Everything:
             await client.receive()
             await close_hub()
             self.assertEqual(ended[self.group], 1)
+
+    async def test_what_it_publishes_at_its_end_opens_no_hub_beside_the_one_that_closes(
+        self: Any,
+    ) -> None:
+        hub = get_hub()
+        async with listen(self.group) as inbox:
+            hub.join_task(self.group, farewell)
+            self.assertEqual(await inbox.receive(), "hello")
+            with mock.patch.object(hub, "disconnect") as disconnect:
+                await close_hub()
+                self.assertEqual(await inbox.receive(), "farewell")
+                await hub.close()  # As the event loop does in the end.
+        self.assertNotIn(hub.loop, hubs)
+        disconnect.assert_awaited_once_with()
+        await hub.disconnect()
 
     async def test_its_cleanup_is_finished_before_the_event_loop_ends(self: Any) -> None:
         async def run() -> None:
