@@ -137,7 +137,12 @@ class Mailbox:
         self.has_news.set()
 
     def push(self, message: Message) -> None:
-        if self.has_missed or (self.resume is not None and not self.resume.takes(message)):
+        if self.has_missed or self.is_too_slow:
+            return
+        if self.resume is not None and not self.resume.takes(message):
+            if self.resume.held_size > conf.OUTBOX_SIZE:
+                self.is_too_slow = True
+                self.has_news.set()
             return
         self.waiting.append(message)
         self.size += message.size
@@ -156,7 +161,7 @@ class Mailbox:
 
     async def get(self) -> Message:
         """Return the next message, or stop the iteration."""
-        while not (self.waiting or self.is_closed or self.has_missed):
+        while not (self.waiting or self.is_closed or self.has_missed or self.is_too_slow):
             self.has_news.clear()
             await self.has_news.wait()
         if self.is_too_slow:

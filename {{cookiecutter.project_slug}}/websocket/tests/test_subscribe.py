@@ -225,6 +225,29 @@ class Iterating:
                 await next_of(messages)
         await until_empty(get_hub())
 
+    @override_settings(WEBSOCKET_HISTORY={"a": 100}, WEBSOCKET_OUTBOX_SIZE=1000)
+    async def test_one_whose_join_takes_too_long_is_told_too(self: Any) -> None:
+        hub: Any = get_hub()
+        may_join = asyncio.Event()
+
+        async def catch_up(group: str, since: Any) -> Any:
+            await may_join.wait()
+            return None, None
+
+        hub.catch_up = catch_up
+        messages: Any = subscribe("b", positions=True)
+        async with messages:
+            getting = asyncio.create_task(next_of(messages))
+            joining = asyncio.create_task(messages.join("a"))
+            await until_member("a")
+            for number in range(100):
+                await apublish("a", number)
+            with self.assertRaises(SubscriberTooSlow):
+                await getting
+            self.assertLess(messages._mailbox.resume.held_size, 1200)
+            may_join.set()
+            await joining
+
     @override_settings(WEBSOCKET_OUTBOX_SIZE=1000, WEBSOCKET_SLOW_CLIENT="drop")
     async def test_who_falls_behind_loses_the_oldest_where_the_settings_say_so(
         self: Any,
