@@ -76,8 +76,9 @@ class History:
     def __init__(self) -> None:
         self.kept: OrderedDict[str, Kept] = OrderedDict()
         self.size = 0
-        # A thread that asks for a position may begin a history.
-        self.lock = threading.Lock()
+        # A thread that asks for a position may begin a history. Reentrant, because a signal handler
+        # may ask while its thread holds the lock.
+        self.lock = threading.RLock()
 
     def of(self, group: str) -> Kept:
         """Return a group's history, which begins now if there is none."""
@@ -90,8 +91,8 @@ class History:
 
     def add(self, group: str, message: Message, exclude: str | None) -> Message:
         """Keep a group's next message; return it with its position."""
-        kept = self.of(group)
         with self.lock:
+            kept = self.of(group)
             before = kept.size
             message = kept.add(message, exclude)
             self.size += kept.size - before

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from typing import Any
+from unittest import mock
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -32,10 +33,11 @@ from django.utils.translation import gettext_lazy
 
 from websocket import groups
 from websocket.connection import WebSocket, WebSocketDisconnect
-from websocket.groups import apublish, close_hub, get_hub, publish, subscribe
+from websocket.groups import apublish, close_hub, get_hub, history, publish, subscribe
+from websocket.groups.history import History, Kept
 from websocket.groups.memory import hubs
 from websocket.groups.subscription import Mailbox
-from websocket.testing import connect
+from websocket.testing import connect, listen
 from websocket.tests.redis_server import OnRedis
 from websocket.tests.wire import connect_to
 from websocket.urls import websocket
@@ -243,9 +245,9 @@ class Delivery:
             await one.send_text("to myself")
             self.assertEqual(await one.receive(), "to myself")
             await apublish(f"socket.{ids[0]}", "not this", exclude=ids[0])
-            async with subscribe(f"socket.{ids[1]}") as inbox:
+            async with listen(f"socket.{ids[1]}") as inbox:
                 await apublish(f"socket.{ids[1]}", {"for": "both"})
-                self.assertEqual(await anext(inbox), {"for": "both"})
+                self.assertEqual(await inbox.receive(), {"for": "both"})
             self.assertEqual(await two.receive_json(), {"for": "both"})
             await apublish(f"socket.{ids[0]}", "done")
             self.assertEqual(await one.receive(), "done")
@@ -325,9 +327,9 @@ class Delivery:
                 await client.receive()
 
     async def test_join_needs_an_accepted_connection_that_is_not_over(self: Any) -> None:
-        async with subscribe("errors") as errors, connect("/errors/"):
-            self.assertIn("Cannot join a group while", await anext(errors))
-            self.assertEqual(await anext(errors), "1000")
+        async with listen("errors") as errors, connect("/errors/"):
+            self.assertIn("Cannot join a group while", await errors.receive())
+            self.assertEqual(await errors.receive(), "1000")
 
 
 class Publishers:
@@ -623,6 +625,44 @@ class MemoryTests(Everything, SimpleTestCase):
         self.assertFalse(any(hub.backlog for hub in hubs.values()))
         get_hub()
         self.assertEqual(list(hubs), [asyncio.get_running_loop()])
+
+    @override_settings(WEBSOCKET_HISTORY={"": 10})
+    async def test_the_groups_that_this_package_uses_itself_have_no_history(self) -> None:
+        async with connect("/room/a/") as client:
+            await client.receive()
+            await groups.get_hub().apublish("@auth", groups.Message.encode(["missed"]), None)
+            await apublish("a", "kept")
+            self.assertEqual(await client.receive(), "kept")
+        self.assertEqual(list(get_hub().history.kept), ["a"])
+
+    def test_a_history_can_be_read_by_a_signal_handler_of_the_thread_that_holds_it(self) -> None:
+        history = History()
+
+        def handle_signal() -> None:
+            with history.lock:
+                history.of("a")
+
+        thread = threading.Thread(target=handle_signal, daemon=True)
+        thread.start()
+        thread.join(10)
+        self.assertFalse(thread.is_alive())
+
+    @mock.patch.object(history, "MAX_GROUPS", 1)
+    async def test_a_history_is_not_forgotten_while_a_message_is_added_to_it(self) -> None:
+        of = History.of
+
+        def of_while_a_thread_begins_another(history: History, group: str) -> Kept:
+            kept = of(history, group)
+            thread.start()
+            thread.join(0.1)  # If it can, it forgets this one.
+            return kept
+
+        kept = History()
+        thread = threading.Thread(target=of, args=(kept, "b"), daemon=True)
+        with mock.patch.object(History, "of", of_while_a_thread_begins_another):
+            kept.add("a", groups.Message.encode("hello"), None)
+        await asyncio.to_thread(thread.join, 10)
+        self.assertEqual(list(kept.kept), ["b"])
 
     async def test_a_hub_that_was_closed_does_not_take_the_next_one_with_it(self) -> None:
         await close_hub()
