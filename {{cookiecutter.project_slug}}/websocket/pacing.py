@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from typing import Final
+
+logger = logging.getLogger("django.websocket")
 
 # Seconds between two.
 PAUSE: Final = 0.005
@@ -32,7 +35,13 @@ def call_in_turn(function: Callable[[], bool]) -> None:
 def _call_next(loop: asyncio.AbstractEventLoop) -> None:
     waiting = _waiting[loop]
     while waiting:
-        if waiting.popleft()():
+        function = waiting.popleft()
+        try:
+            has_closed = function()
+        except Exception:  # The other sockets still have to close.
+            logger.exception("Closing a socket failed: %r", function)
+            continue
+        if has_closed:
             # In an empty context, so that the timer keeps no data of a connection alive.
             loop.call_later(PAUSE, _call_next, loop, context=Context())
             return

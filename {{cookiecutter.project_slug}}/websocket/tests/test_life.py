@@ -14,6 +14,7 @@ from django.test import SimpleTestCase, override_settings
 from websocket import metrics, middleware, supervisor, sweep
 from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
 from websocket.groups import apublish
+from websocket.pacing import call_in_turn
 from websocket.testing import HandshakeRefused, connect
 from websocket.tests.wire import (
     CONNECT,
@@ -1083,6 +1084,24 @@ class ScopeTests(SimpleTestCase):
         application = middleware.websockets(pages)
         await application(make_scope(type="http", path="/page/"), server.receive, server.send)
         self.assertEqual(server.sent, [{"type": "seen", "path": "/page/"}])
+
+    async def test_a_close_that_fails_keeps_those_behind_it_from_nothing(self):
+        closed = []
+
+        def close():
+            closed.append(True)
+            return True
+
+        def fail():
+            raise RuntimeError("This close fails.")
+
+        with self.assertLogs("django.websocket", "ERROR") as logs:
+            for function in (close, fail, close, fail):
+                call_in_turn(function)
+            await until(lambda: len(logs.records) == 2)
+        call_in_turn(close)
+        self.assertEqual(len(closed), 3)
+        self.assertIn("This close fails.", logs.output[0])
 
     async def test_pages_are_served_beside_the_sockets(self):
         response = await self.async_client.get("/admin/login/")
