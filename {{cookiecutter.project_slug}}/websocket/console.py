@@ -80,7 +80,7 @@ def refusal_since(request: HttpRequest, number: str) -> str:
     """
     known = int(number) if number.isdecimal() else 0
     for number_now, path, status in reversed(refusals):
-        if number_now > known and path == request.path:
+        if number_now > known and path == quote(request.path):
             return f"{status} {responses.get(status, '')}".strip()
     return ""
 

@@ -218,32 +218,35 @@ class SharedPathTests(SimpleTestCase):
     )
 
     def either_order(self):
+        """Return a context manager for each order."""
         included = (path("", include([*self.sockets])), path("", include([*self.pages])))
-        for urlconf in ((*self.pages, *self.sockets), (*self.sockets, *self.pages), included):
-            with self.subTest(first=urlconf[0]), override_settings(ROOT_URLCONF=urlconf):
-                yield
+        urlconfs = ((*self.pages, *self.sockets), (*self.sockets, *self.pages), included)
+        return [override_settings(ROOT_URLCONF=urlconf) for urlconf in urlconfs]
 
     def test_a_plain_request_gets_the_page(self):
-        for _order in self.either_order():
-            self.assertEqual(self.client.get("/graphql/").content, b"GET page {}")
-            self.assertEqual(self.client.get("/async/").content, b"GET async_page {}")
-            answer = self.client.post("/rooms/lobby/").content
-            self.assertEqual(answer, b"POST room_page {'slug': 'lobby'}")
-            self.assertEqual(self.client.get("/alone/").status_code, 426)
+        for order in self.either_order():
+            with order:
+                self.assertEqual(self.client.get("/graphql/").content, b"GET page {}")
+                self.assertEqual(self.client.get("/async/").content, b"GET async_page {}")
+                answer = self.client.post("/rooms/lobby/").content
+                self.assertEqual(answer, b"POST room_page {'slug': 'lobby'}")
+                self.assertEqual(self.client.get("/alone/").status_code, 426)
 
     async def test_so_does_one_under_asgi(self):
-        for _order in self.either_order():
-            for name in ("page", "async_page"):
-                response = await self.async_client.get(reverse(name))
-                self.assertEqual(response.content, b"GET %s {}" % name.encode())
+        for order in self.either_order():
+            with order:
+                for name in ("page", "async_page"):
+                    response = await self.async_client.get(reverse(name))
+                    self.assertEqual(response.content, b"GET %s {}" % name.encode())
 
     async def test_a_handshake_gets_the_socket(self):
-        for _order in self.either_order():
-            for url in ("/graphql/", "/async/", "/exempt/", "/rooms/lobby/", "/alone/"):
-                async with connect(url) as client:
-                    kwargs = {"name": "lobby"} if "rooms" in url else {}
-                    answer = {"args": [], "kwargs": kwargs, "path": url}
-                    self.assertEqual(await client.receive_json(), answer)
+        for order in self.either_order():
+            with order:
+                for url in ("/graphql/", "/async/", "/exempt/", "/rooms/lobby/", "/alone/"):
+                    async with connect(url) as client:
+                        kwargs = {"name": "lobby"} if "rooms" in url else {}
+                        answer = {"args": [], "kwargs": kwargs, "path": url}
+                        self.assertEqual(await client.receive_json(), answer)
 
     async def test_each_is_told_its_own_route(self):
         async def say_route(socket):
@@ -257,16 +260,18 @@ class SharedPathTests(SimpleTestCase):
                     self.assertEqual(await client.receive_text(), "socket")
 
     def test_each_is_reversed_by_its_name(self):
-        for _order in self.either_order():
-            self.assertEqual(reverse("room", kwargs={"name": "lobby"}), "/rooms/lobby/")
-            self.assertEqual(reverse("room_page", kwargs={"slug": "lobby"}), "/rooms/lobby/")
+        for order in self.either_order():
+            with order:
+                self.assertEqual(reverse("room", kwargs={"name": "lobby"}), "/rooms/lobby/")
+                self.assertEqual(reverse("room_page", kwargs={"slug": "lobby"}), "/rooms/lobby/")
 
     def test_the_pages_csrf_check_is_made_and_no_other(self):
         client = Client(enforce_csrf_checks=True)
-        for _order in self.either_order():
-            self.assertEqual(client.post("/exempt/").status_code, 200)
-            with self.assertLogs("django.security.csrf"):
-                self.assertEqual(client.post("/graphql/").status_code, 403)
+        for order in self.either_order():
+            with order:
+                self.assertEqual(client.post("/exempt/").status_code, 200)
+                with self.assertLogs("django.security.csrf"):
+                    self.assertEqual(client.post("/graphql/").status_code, 403)
 
     @skipUnless(django.VERSION >= (5, 1), "LoginRequiredMiddleware came with Django 5.1.")
     @modify_settings(MIDDLEWARE={"append": LOGIN_REQUIRED})
@@ -1367,6 +1372,19 @@ class PlainRequestTests(SimpleTestCase):
         self.assertEqual(why, "404 Not Found")
         self.assertEqual(ask("/ws/", now), ("", now))
         self.assertEqual(ask("/ws/", "x")[0], "404 Not Found")
+
+    @override_settings(DEBUG=True)
+    async def test_it_can_for_a_path_that_is_not_ascii(self):
+        def forbid(socket, name):
+            raise PermissionDenied
+
+        with override_settings(ROOT_URLCONF=(websocket("rooms/<name>/", forbid),)):
+            with self.assertRaises(HandshakeRefused):
+                async with connect("/rooms/café 1/"):
+                    pass
+            get = sync_to_async(self.client.get)
+            response = await get("/rooms/café 1/", HTTP_X_REFUSED_SINCE="0")
+        self.assertEqual(response.content, b"403 Forbidden")
 
     def test_nobody_else_can(self):
         response = self.client.get("/ws/", HTTP_X_REFUSED_SINCE="0")
