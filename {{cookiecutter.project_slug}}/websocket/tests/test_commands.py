@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.test import SimpleTestCase, override_settings
 from django.urls import include, path, set_script_prefix
 
-from websocket.groups import subscribe
+from websocket.testing import listen
 from websocket.tests.redis_server import OnRedis
 from websocket.urls import re_websocket, websocket
 from websocket.views import WebSocketView
@@ -86,9 +86,9 @@ class SocketsTests(SimpleTestCase):
 class PublishTests(SimpleTestCase):
     async def published(self, *args: str, **options: Any) -> Any:
         """Return what reaches a group's members."""
-        async with subscribe("news") as inbox:
+        async with listen("news") as inbox:
             await sync_to_async(call)("publish", "news", *args, **options)
-            return await anext(inbox)
+            return await inbox.receive()
 
     async def test_json_is_published_as_its_value_and_all_else_as_text(self):
         self.assertEqual(await self.published('{"text": "hello"}'), {"text": "hello"})
@@ -114,10 +114,10 @@ class PublishTests(SimpleTestCase):
 
 class OnRedisTests(OnRedis):
     async def test_a_message_reaches_the_members_in_all_processes(self):
-        async with subscribe("news") as inbox:
+        async with listen("news") as inbox:
             # In another thread than the members' event loop, as in another process.
             await sync_to_async(call)("publish", "news", "hello")
-            self.assertEqual(await anext(inbox), "hello")
+            self.assertEqual(await inbox.receive(), "hello")
 
     def test_what_begins_like_json_has_to_be_json(self):
         with self.assertRaisesMessage(CommandError, "begins like JSON, but is not (") as caught:

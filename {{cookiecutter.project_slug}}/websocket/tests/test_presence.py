@@ -32,6 +32,7 @@ from websocket.groups import (
 )
 from websocket.testing import ClientSocket, connect
 from websocket.tests.redis_server import OnRedis, impatient
+from websocket.tests.wire import until
 from websocket.urls import websocket
 
 User: Any = get_user_model()
@@ -157,7 +158,9 @@ class Everything:
                 async with enter(self.a, self.ada):
                     pass
                 await asyncio.sleep(0.12)  # A quarter of the time that a user has.
-            heard = [(await changes.next())[3] for _ in range(2)]
+            hub = get_hub()
+            await until(lambda: not (hub.presence.groups or hub.presence.is_telling))
+        heard = [changes.queue.get_nowait()[3] for _ in range(changes.queue.qsize())]
         self.assertEqual(heard, [True, False])
 
     async def test_changes_that_receivers_were_not_told_of_are_not_kept(self: Any) -> None:
@@ -277,8 +280,7 @@ class Everything:
                 await asyncio.wait([task])
                 if not task.cancelled():
                     hub.presence.leave(self.a, identity)
-            while hub.presence.groups or hub.presence.changes:
-                await asyncio.sleep(0.01)
+            await until(lambda: not (hub.presence.groups or hub.presence.is_telling))
             self.assertEqual(await amembers(self.a), {})
         joined = [changes.queue.get_nowait() for _ in range(changes.queue.qsize())]
         self.assertEqual(len([c for c in joined if c[3]]), len([c for c in joined if not c[3]]))
@@ -341,8 +343,7 @@ class RedisTests(Everything, OnRedis, TransactionTestCase):
                     self.assertEqual(await amembers(self.a), {pk: {"name": "ada"}})
                 async with enter(self.a) as visitor:
                     await say(visitor, "leave")
-                while get_hub().presence.groups:
-                    await asyncio.sleep(0.05)
+                await until(lambda: not get_hub().presence.groups)
                 self.assertEqual(await amember_count(self.a), 1)
                 heard = [await changes.next() for _ in range(2)]
             self.assertEqual([change[1] for change in heard], [visitor.id, visitor.id])
@@ -412,8 +413,7 @@ class RedisTests(Everything, OnRedis, TransactionTestCase):
         async with enter(self.a, self.ada):
             with self.assertLogs("django.websocket", "WARNING") as logs:
                 self.redis.kill()
-                while not any("the members of groups" in line for line in logs.output):
-                    await asyncio.sleep(0.01)
+                await until(lambda: any("the members of groups" in line for line in logs.output))
             self.redis.start()
             async with asyncio.timeout(30):
                 while True:
@@ -426,7 +426,7 @@ class RedisTests(Everything, OnRedis, TransactionTestCase):
     async def test_nothing_of_a_group_stays_in_redis(self) -> None:
         async with enter(self.a) as client:
             await say(client, "leave")
-        async with self.redis_client() as redis:
+        async with self.redis_client() as redis, asyncio.timeout(30):
             while await redis.keys(f"*{self.a}*"):
                 await asyncio.sleep(0.01)
 

@@ -20,6 +20,7 @@ from websocket import sessions, sweep
 from websocket.connection import WebSocket
 from websocket.logins import get_watcher
 from websocket.testing import connect
+from websocket.tests.wire import until
 from websocket.urls import websocket
 
 
@@ -144,8 +145,7 @@ class SessionTests(TransactionTestCase):
                 self.assertLogs("django.websocket", "WARNING") as logs,
                 mock.patch.object(sessions, "find_ended", side_effect=DatabaseError("away")),
             ):
-                while not logs.records:
-                    await asyncio.sleep(0.01)
+                await until(lambda: bool(logs.records))
             await client.send_text("still here")
             self.assertEqual(await client.receive(), "still here")
             await sync_to_async(expire_all)()
@@ -165,8 +165,7 @@ class SessionTests(TransactionTestCase):
                 self.assertLogs("django.websocket", "WARNING") as logs,
                 override_settings(SESSION_CACHE_ALIAS="away"),
             ):
-                while not logs.records:
-                    await asyncio.sleep(0.01)
+                await until(lambda: bool(logs.records))
             await client.send_text("still here")
             self.assertEqual(await client.receive(), "still here")
 
@@ -174,8 +173,7 @@ class SessionTests(TransactionTestCase):
         async with connect("/greet/", user=self.ada) as client:
             await client.receive()
         watcher = get_watcher()
-        while watcher.sessions.due or watcher.sessions in sweep.everything():
-            await asyncio.sleep(0.01)
+        await until(lambda: not (watcher.sessions.due or watcher.sessions in sweep.everything()))
 
 
 @override_settings(ROOT_URLCONF=__name__)
