@@ -310,7 +310,7 @@ class WebSocket(RequestAttributes):
         connection = self._connection
         if connection.app_state is not State.CONNECTED:
             raise connection.misuse("join a group")
-        info = encode_info(presence)
+        info = "" if presence is None else encode_info(presence)
         identity = None if presence is None else self._identity
         is_complete = await memberships_of(connection).join(group, identity, info, task)
         if connection.app_state is not State.CONNECTED:

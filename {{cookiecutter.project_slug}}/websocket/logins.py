@@ -99,12 +99,9 @@ class Login:
     def use(self) -> None:
         """Bind the connection to the login, and close it if that has ended; from any thread."""
         self.is_used = True
-        if self.ending is None or self.watcher is None:
-            return
-        if _is_running(self.watcher.loop):
-            self.end(self.ending)
-        else:
-            self.watcher.loop.call_soon_threadsafe(self.end, self.ending)
+        connection = self.connection
+        if self.ending is not None and connection is not None and connection.supervisor is not None:
+            connection.supervisor.call(partial(self.end, self.ending))
 
     def end(self, notice: Notice) -> bool:
         """Note that the login has ended, and close the connection if anything has read the user.
@@ -272,7 +269,7 @@ def use(connection: Connection) -> None:
     if login is None:
         return
     if is_new and connection.supervisor is not None:  # The user logged in after the handshake.
-        connection.supervisor.loop.call_soon_threadsafe(watch, connection)
+        connection.supervisor.call(partial(watch, connection))
     login.use()
 
 
@@ -322,10 +319,3 @@ def digest_user(user: Any) -> str:
         return ""
     rights = [bool(getattr(user, name, False)) for name in ("is_staff", "is_superuser")]
     return digest_of(f"{user.get_session_auth_hash()} {rights}")
-
-
-def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False

@@ -1,8 +1,8 @@
 """Groups: send one message to many sockets, of this process or, with Redis, of all processes.
 
 A group is a name. It exists while it has members: sockets that joined it, and `subscribe()`.
-Messages are delivered in the order of each publisher's. Those published before a join, or while a
-socket is away, are delivered only in groups with a history (WEBSOCKET_HISTORY).
+The messages of one publisher are delivered in their order. Those published before a join, or while
+a socket is away, are delivered only in groups with a history (WEBSOCKET_HISTORY).
 
 If REDIS_URL is not set, groups live in the memory of the process that serves the sockets, and
 only that process can publish to them. With it, any process can publish to all serving processes.

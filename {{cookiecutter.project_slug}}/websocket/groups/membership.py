@@ -45,9 +45,9 @@ class Memberships:
     ) -> bool:
         """Join a group, unless the member leaves it before Redis confirms the join.
 
-        With an identity, be present there with this info; with a task, keep the
-        group's task running.
-        Returns whether the member has all messages since its position.
+        `identity` makes the member present in the group, with this info as JSON. `task` is the
+        group's task, which then runs. Returns whether the member has all messages since its
+        position.
         """
         is_new = self.member not in self.hub.members.get(group, ())
         self.groups.add(group)

@@ -103,7 +103,7 @@ class RedisHub(Hub):
         """Return a group's position; raises `PublishError` as `publish` does."""
         warn_of_wait("position", 4)
         script = _client_of(group).register_script(READ)
-        with publish_errors(f"Redis did not tell the position of {group!r}"):
+        with publish_errors(f"Redis did not return the position of {group!r}"):
             answer = script(**to_read(group, None))
         return position_of(group, unpack_stored(group, answer))
 
@@ -120,7 +120,7 @@ class RedisHub(Hub):
         """Return the members in all processes; raises `PublishError` as `publish` does."""
         warn_of_wait("members", 4)
         found = _client_of(group).hscan_iter(conf.redis_key(group, "i"), count=500)
-        with publish_errors(f"Redis did not tell the members of {group!r}"):
+        with publish_errors(f"Redis did not return the members of {group!r}"):
             return dict(map(unpack_member, found))
 
     @classmethod
@@ -132,7 +132,7 @@ class RedisHub(Hub):
 
     async def amembers_of(self, group: str) -> dict[str, str]:
         found = self.client_of(group).hscan_iter(conf.redis_key(group, "i"), count=500)
-        with publish_errors(f"Redis did not tell the members of {group!r}"):
+        with publish_errors(f"Redis did not return the members of {group!r}"):
             return dict([unpack_member(item) async for item in found])
 
     async def acount_members(self, group: str) -> int:
