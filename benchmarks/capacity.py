@@ -24,6 +24,9 @@ from benchmarks.servers import Server, ServerFailed, kib
 #: Members of each group, while sockets only exist.
 MEMBERS = 100
 
+#: Seconds for a handshake, which may wait while Python collects the garbage of so many sockets.
+HANDSHAKE = 60.0
+
 #: Files that a process has open beside its connections.
 OTHER_FILES = 500
 
@@ -103,7 +106,7 @@ async def open_all(
 
     async def come(number: int, member: Member) -> None:
         path = f"/idle/room.{number // MEMBERS}/{query}"
-        await connect(member, server, path, {"Cookie": cookies[number]})
+        await connect(member, server, path, {"Cookie": cookies[number]}, HANDSHAKE)
 
     for start in range(0, len(members), AT_ONCE):
         batch = list(enumerate(members))[start : start + AT_ONCE]

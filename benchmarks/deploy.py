@@ -25,6 +25,9 @@ MEMBERS = 50
 #: Seconds between two messages to a group, where there are many groups.
 PAUSE = 2
 
+#: Seconds after which all clients of a replaced process ought to be back: its drain, and ten more.
+IN_TIME = 20.0
+
 #: Seconds for a handshake: browsers wait longer.
 HANDSHAKE = 60.0
 
@@ -267,7 +270,9 @@ async def replace(
             if process.returncode is None:
                 process.kill()
     away = crowd.away()
+    in_time = sum(one.left + one.away < start + IN_TIME for one in crowd.clients if one.left)
     return {
+        "back_percent": 100 * in_time / len(away),
         "echo_p50_ms": percentile(crowd.echoes, 50) * 1e3,
         "echo_p99_ms": percentile(crowd.echoes, 99) * 1e3,
         "moved": len(away),

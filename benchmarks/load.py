@@ -69,7 +69,11 @@ class Client(WSListener):
 
 
 async def connect(
-    client: Client, server: Server, path: str, headers: dict[str, str] | None = None
+    client: Client,
+    server: Server,
+    path: str,
+    headers: dict[str, str] | None = None,
+    patience: float = PATIENCE,
 ) -> None:
     """Open a connection as a browser does, with an Origin."""
     try:
@@ -78,7 +82,7 @@ async def connect(
             f"ws://127.0.0.1:{server.port}{path}",
             extra_headers={"Origin": f"http://127.0.0.1:{server.port}", **(headers or {})},
             local_addr=(next(addresses), 0),
-            websocket_handshake_timeout=PATIENCE,
+            websocket_handshake_timeout=patience,
         )
     except Exception as error:
         raise server.failed(f"A handshake failed: {error!r}") from error

@@ -28,6 +28,7 @@ def _microseconds(us: float) -> str:
 
 #: What figures are called, and how they are written.
 FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "back_percent": ("back within 20 s", "{:.1f} %".format),
     "base_mib": ("process, MiB", "{:.0f}".format),
     "cpu_us": ("CPU, µs", _microseconds),
     "down_s": ("process gone, s", "{:.1f}".format),

@@ -5,6 +5,7 @@ import contextlib
 import os
 import random
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -33,8 +34,8 @@ UVICORN = {
 
 # What would make a contender behave otherwise on one machine than on another.
 FOREIGN = (
-    *("CHANNEL_", "CONN_MAX_AGE", "CSRF_", "DJANGO_", "MIDDLEWARE", "PYTHON", "REDIS_URL"),
-    *("SECURE_", "SESSION_", "UVICORN_", "VARIANT", "WEBSOCKET_", "WEB_CONCURRENCY"),
+    *("CHANNEL_", "CONN_MAX_AGE", "CSRF_", "DJANGO_", "HANDSHAKES", "MIDDLEWARE", "PYTHON"),
+    *("REDIS_URL", "SECURE_", "SESSION_", "UVICORN_", "VARIANT", "WEBSOCKET_", "WEB_CONCURRENCY"),
 )
 
 
@@ -64,7 +65,9 @@ RAW = "contenders.raw:application"
 OURS = "project.asgi:application"
 CHANNELS = "contenders.channels:application"
 FAST = {"--ws": "websocket.fast:Protocol"}
-#: A drain of so many seconds when a server stops.
+#: Histories, with as many handshakes at a time as there are; or a queue of them, and a drain of so
+#: many seconds when a server stops.
+UNPACED = {"VARIANT": "history", "HANDSHAKES": "1000000"}
 DRAIN = {"VARIANT": "history", "WEBSOCKET_DRAIN_SECONDS": "10"}
 IN_MEMORY = {"CHANNEL_LAYER": "channels.layers.InMemoryChannelLayer"}
 CORE = {"CHANNEL_LAYER": "channels_redis.core.RedisChannelLayer"}
@@ -78,7 +81,8 @@ CONTENDERS = {
     "ours_own": Contender("this project, to socket.<id>", OURS, env={"VARIANT": "own"}),
     "ours_login": Contender("this project, logged in", OURS, env={"VARIANT": "login"}),
     "ours_group": Contender("this project, in a group", OURS, env={"VARIANT": "group"}),
-    "ours_drain": Contender("this project, with history and drain", OURS, env=DRAIN),
+    "ours_unpaced": Contender("this project, without drain and queue", OURS, env=UNPACED),
+    "ours_drain": Contender("this project, with drain and queue", OURS, env=DRAIN),
     "ours_all": Contender("this project, all of that", OURS, env={"VARIANT": "all"}),
     "before": Contender("this project, before", OURS),
     "starlette": Contender("Starlette", "contenders.starlette:application"),
@@ -248,6 +252,7 @@ http {{
         listen 127.0.0.1:{port};
         location / {{
             proxy_pass http://site;
+            proxy_next_upstream error timeout http_503;
             proxy_http_version 1.1;
             proxy_set_header Connection upgrade;
             proxy_set_header Upgrade $http_upgrade;
@@ -270,7 +275,9 @@ async def serve_nginx(servers: Sequence[Server]) -> AsyncIterator[Server]:
         upstream = [f"server 127.0.0.1:{server.port} max_fails=0;" for server in servers]
         values = {"folder": folder, "files": files, "port": port, "servers": " ".join(upstream)}
         configuration.write_text(NGINX.format(**values))
-        command = ["nginx", "-c", str(configuration)]
+        # Debian has it where only root looks.
+        nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
+        command = [nginx, "-e", "stderr", "-c", str(configuration)]
         async with running(command, port, LOAD_CORE, Path(folder), dict(os.environ)) as server:
             yield server
 

@@ -13,6 +13,8 @@ SESSION_ENGINE = env.str("SESSION_ENGINE", default="django.contrib.sessions.back
 VARIANT = env.str("VARIANT", default="")
 if VARIANT in ("history", "all"):
     WEBSOCKET_HISTORY = {"room": 100}
+if handshakes := env.int("HANDSHAKES", default=0):
+    WEBSOCKET_HANDSHAKES = handshakes
 
 # Only where a scenario has groups: without a layer, a consumer has less to do.
 CHANNEL_LAYERS = {}
