@@ -52,7 +52,7 @@ WITH_REDIS = ("cpu_us", "redis_us", "p50_ms", "p99_ms", "per_second")
 class Plan:
     """How much is measured."""
 
-    rounds: int = 5
+    rounds: int = 3
     #: Of every contender in a round, in how many turns, and after which warm-up.
     seconds: float = 2.4
     turns: int = 6
@@ -182,7 +182,7 @@ def large_group(members: str, size: int) -> OneByOne:
         measure=lambda stage: large(
             stage.servers[0], stage.plan.groups[size], stage.plan.group_seconds
         ),
-        rounds=3,
+        rounds=2,
     )
 
 
@@ -283,7 +283,7 @@ SCENARIOS: dict[str, Scenario] = {
             partial(stage.publisher, stage.plan.burst_messages),
             stage.plan.burst_seconds,
         ),
-        rounds=3,
+        rounds=1,
         servers=2,
         redis=True,
     ),
@@ -307,7 +307,7 @@ SCENARIOS: dict[str, Scenario] = {
         contenders=EVERYBODY,
         figures=("memory_kib",),
         measure=lambda stage: idle(stage.servers[0], stage.plan.idle_connections),
-        rounds=3,
+        rounds=1,
     ),
     "publish": SideBySide(
         title="Publish to one member, 16 in flight, in memory",
@@ -419,6 +419,6 @@ SCENARIOS: dict[str, Scenario] = {
         contenders=UVICORNS,
         figures=("memory_kib",),
         measure=lambda stage: idle(stage.servers[0], stage.plan.idle_connections, deflate=True),
-        rounds=3,
+        rounds=1,
     ),
 }
