@@ -81,7 +81,7 @@ class Following:
 
     async def read(self, group: str, after: int | None) -> Stored | None:
         """Read a history: its position, and the messages after an offset unless that is None."""
-        with publish_errors(f"Redis did not tell the history of {group!r}"):
+        with publish_errors(f"Redis did not return the history of {group!r}"):
             answer = await self.read_script(**to_read(group, after), client=self.client_of(group))
         return unpack_stored(group, answer)
 

@@ -385,6 +385,7 @@ class CleanupTests(LifeTestCase):
             line, r"The view \S+\.view was cut off: .* \S+clean_up:\d+ > wait_for_noth"
         )
 
+    @override_settings(WEBSOCKET_DISCONNECT_GRACE=0.5)
     async def test_a_view_that_learns_from_the_cancel_has_time_to_clean_up(self):
         cleaned = []
 
@@ -400,7 +401,7 @@ class CleanupTests(LifeTestCase):
             await Server(CONNECT, left()).serve()
         self.assertEqual(cleaned, ["view"])
 
-    @override_settings(WEBSOCKET_REDIS_URL="")
+    @override_settings(WEBSOCKET_REDIS_URL="", WEBSOCKET_DISCONNECT_GRACE=0.5)
     async def test_so_has_a_view_that_published_to_its_group_in_vain(self):
         # The client's connection is lost, but no exception has told the view.
         class LostServer(Server):
