@@ -144,7 +144,8 @@ def webs(deployed: tuple[Project, dict[str, str]]) -> Iterator[list[Web]]:
     try:
         for _ in range(2):
             # Its own level leaves out the line that says that it has started.
-            servers.append(Web(site, (), {**env, "UVICORN_LOG_LEVEL": "info"}))
+            options = {"UVICORN_LOG_LEVEL": "info", "WEBSOCKET_DRAIN_SECONDS": "3"}
+            servers.append(Web(site, (), {**env, **options}))
         yield servers
         for server in servers:
             server.stop(PATIENCE)
@@ -381,7 +382,7 @@ def test_what_is_away_for_all_processes_takes_none_of_them_out(
     fault: Callable[[Postgres, Redis], AbstractContextManager[None]],
 ) -> None:
     away, name = ("database", "The database") if fault is database_stopped else ("redis", "Redis")
-    well = {"database": True, "redis": True, "stuck_threads": 0}
+    well = {"database": True, "redis": True, "stopping": False, "stuck_threads": 0}
 
     def report(web: Web) -> dict[str, bool]:
         answer = requests.get(f"{web.url}/health/ready", timeout=10)

@@ -370,8 +370,14 @@ def test_systemd_starts_what_the_readme_serves_with(project: Project, readme: st
     assert unit.sections() == ["Unit", "Service", "Install"]
     assert unit["Service"]["ExecStart"] == "/srv/my_project/serve --port %i"
     script = (project.path / "serve").read_text()
-    (graceful,) = re.findall(r"UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN:=(\d+)", script)
-    assert int(unit["Service"]["TimeoutStopSec"]) > int(graceful)
+    times = "WEBSOCKET_DRAIN_SECONDS|UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN"
+    drain, graceful = re.findall(rf"(?:{times}):=(\d+)", script)
+    (compose,) = re.findall(
+        r"stop_grace_period: (\d+)s", (project.path / "compose.yaml").read_text()
+    )
+    # Each waits longer than the process takes at the most.
+    assert int(unit["Service"]["TimeoutStopSec"]) > int(drain) + int(graceful)
+    assert int(compose) > int(drain) + int(graceful)
 
 
 def test_the_table_of_settings_has_every_setting_with_its_default(

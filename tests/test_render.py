@@ -111,6 +111,7 @@ users/tests/test_admin.py
 users/tests/test_views.py
 users/views.py
 websocket/__init__.py
+websocket/admission.py
 websocket/apps.py
 websocket/attributes.py
 websocket/auth.py
@@ -119,6 +120,7 @@ websocket/conf.py
 websocket/connection.py
 websocket/console.py
 websocket/counters.py
+websocket/drain.py
 websocket/fast.py
 websocket/groups/__init__.py
 websocket/groups/following.py
@@ -169,10 +171,12 @@ websocket/templates/websocket/console.html
 websocket/testing.py
 websocket/tests/__init__.py
 websocket/tests/redis_server.py
+websocket/tests/test_admission.py
 websocket/tests/test_auth.py
 websocket/tests/test_checks.py
 websocket/tests/test_commands.py
 websocket/tests/test_connection.py
+websocket/tests/test_drain.py
 websocket/tests/test_fast.py
 websocket/tests/test_group_tasks.py
 websocket/tests/test_groups.py

@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.decorators import sync_and_async_middleware
 from django.utils.log import log_response
 
-from websocket import groups, metrics
+from websocket import drain, groups, metrics
 from websocket.threads import get_threads
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ async def ready(request: HttpRequest) -> HttpResponse:
 
     A database or a Redis that is away is reported with 200, since it is away for all processes:
     where each of them answered 503, nobody would get even what needs neither. But the database
-    must have answered this process once, so that a deploy with a wrong address stops here.
+    must have answered this process once, so that a deploy with a wrong address stops here. Nor is a
+    process ready that is stopping, while it closes its sockets.
     """
     services = {"database": database}
     if settings.WEBSOCKET_REDIS_URL:
@@ -89,7 +90,8 @@ async def ready(request: HttpRequest) -> HttpResponse:
     answers = await asyncio.gather(*(service.answers() for service in services.values()))
     threads = get_threads()
     report = dict(zip(services, answers, strict=True), stuck_threads=threads.count_stuck())
-    if database.has_answered and not threads.are_stuck():
+    report["stopping"] = drain.has_begun()
+    if database.has_answered and not threads.are_stuck() and not report["stopping"]:
         return JsonResponse(report)
     response = JsonResponse(report, status=503)
     # Django logs a 503 as an error, which goes to ADMINS by mail, each time anew.

@@ -197,6 +197,7 @@ WEBSOCKET_HISTORY: dict[str, int] = {
 # jinja: else
 WEBSOCKET_HISTORY: dict[str, int] = {}
 # jinja: endif
+WEBSOCKET_DRAIN_SECONDS = env.float("WEBSOCKET_DRAIN_SECONDS", default=0.0)
 WEBSOCKET_REDIS_PREFIX = "{{ cookiecutter.project_slug }}:"
 WEBSOCKET_REDIS_URL = env.str("REDIS_URL", default="")
 

@@ -15,9 +15,20 @@ from websocket import redis_url
 #: Seconds that a view may go on after its connection has ended; then it is cancelled.
 DISCONNECT_GRACE: float = 2.0
 
+#: Seconds over which uvicorn, at SIGTERM, closes the sockets with 1012, one after the other, before
+#: it stops. Another SIGTERM closes the rest at once. 0 closes all of them at once.
+DRAIN_SECONDS: float = 0.0
+
 #: Whether a browser whose handshake is refused with 401, 403 or a redirect to the login is told so
 #: by a close with 3000 or 3003: browsers hide the response from their pages.
 EXPLAIN_REFUSALS: bool = True
+
+#: The number of handshakes that one process starts at a time; the others wait for their turn, in
+#: order. While these take long, another starts every 5 ms, up to four times WEBSOCKET_THREADS.
+HANDSHAKES: int = 4
+
+#: The number of handshakes that may wait. The next ones are refused with 503 and `Retry-After`.
+HANDSHAKE_QUEUE: int = 1000
 
 #: The groups that keep their last messages, by how their names start, and how many they keep:
 #: {"room.": 100}. The longest start that fits counts. All processes need the same.
@@ -89,7 +100,10 @@ def errors() -> list[str]:
     """Return an error message for each setting with an invalid value."""
     wanted = {
         "DISCONNECT_GRACE": (_is_number(DISCONNECT_GRACE), "a number of seconds, 0 or more"),
+        "DRAIN_SECONDS": (_is_number(DRAIN_SECONDS), "a number of seconds, 0 or more"),
         "EXPLAIN_REFUSALS": (isinstance(EXPLAIN_REFUSALS, bool), "True or False"),
+        "HANDSHAKES": (_is_whole(HANDSHAKES), "a whole number, 1 or more"),
+        "HANDSHAKE_QUEUE": (_is_whole(HANDSHAKE_QUEUE), "a whole number, 1 or more"),
         "HISTORY": (
             _is_history(HISTORY),
             'a dict of starts of names and whole numbers, 1 or more, such as {"room.": 100}',

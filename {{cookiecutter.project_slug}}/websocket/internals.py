@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Container
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
-from types import CodeType
+from types import CodeType, MethodType
 from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
@@ -173,6 +173,27 @@ def is_stopping() -> bool:
     """
     server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return getattr(server, "should_exit", False) is True
+
+
+def delay_stop(begin: Callable[[], object]) -> bool:
+    """Call `begin` at the first SIGTERM in place of uvicorn's handler, which gets the next ones.
+
+    uvicorn (0.52.4 to 0.54.0, server.py) sets its handler, a method of the server, before it starts
+    the lifespan, and then closes all sockets at once. Returns False if there is no such handler:
+    then WEBSOCKET_DRAIN_SECONDS has no effect. See
+    https://github.com/Kludex/uvicorn/blob/main/uvicorn/server.py
+    """
+    theirs: Any = signal.getsignal(signal.SIGTERM)
+    if open_connections() is None:
+        return False
+
+    def delay(server: Any, number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, theirs)
+        begin()
+
+    # A method of the server like theirs, so that open_connections() still finds the server.
+    signal.signal(signal.SIGTERM, MethodType(delay, theirs.__self__))
+    return True
 
 
 def is_unreadable(connection: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from websocket import sweep
+from websocket import admission, sweep
 from websocket.counters import counters as counted
 from websocket.counters import lock
 from websocket.lookout import Lookout
@@ -13,6 +13,7 @@ from websocket.threads import get_threads
 _NAMES = {
     "messages_in": ("messages_in_total", "Messages received by views."),
     "messages_out": ("messages_out_total", "Messages sent to clients."),
+    "waited": ("handshakes_waited_total", "Handshakes that had to wait for their turn."),
     "joins": ("group_joins_total", "Sockets that joined a group."),
     "deliveries": ("group_deliveries_total", "Messages handed to members of groups."),
     "unread": ("messages_unread_total", "Messages dropped because their view only pushes."),
@@ -44,6 +45,8 @@ def prometheus() -> str:
         if key.startswith("handshake ")
     }
     lines += _metric("handshakes_total", "counter", "Handshakes, by response status.", statuses)
+    waiting = {"": admission.count_waiting()}
+    lines += _metric("handshakes_waiting", "gauge", "Handshakes that wait now.", waiting)
     lines += _metric(
         "stuck_threads",
         "gauge",

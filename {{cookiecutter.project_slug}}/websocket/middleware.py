@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpResponse
 from django.urls import get_resolver, set_script_prefix
 
-from websocket import conf, groups, internals, logins, streams, sweep
+from websocket import conf, drain, groups, internals, logins, streams, sweep
+from websocket.admission import get_queue
 from websocket.handshake import HandshakeHandler, SwitchingProtocols, get_handler, omit_refusal
 from websocket.lifecycle import run
 from websocket.link import Link
 from websocket.pending import Pending
 from websocket.protocol import Receive, Scope, Send
 from websocket.refusal import refuse
+from websocket.state import Connection
 from websocket.threads import enter_handshake_thread, enter_shared_thread
 
 __all__ = ["websockets"]
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+# Seconds after which a client that found no place is told to try again.
+RETRY_AFTER: Final = 5
 
 handle_in_thread = sync_to_async(HandshakeHandler.handle)
 
@@ -66,6 +73,7 @@ async def lifespan(receive: Receive, send: Send) -> None:
     connections = internals.open_connections()
     if connections is not None:
         sweep.add(Pending(connections))
+    drain.prepare()
     while True:
         event = await receive()
         if event["type"] == "lifespan.shutdown":
@@ -80,18 +88,35 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[N
 
     The caller awaits it, so that an open socket does not keep this coroutine and its locals.
     """
-    Link(send).pause()
+    link = Link(send)
+    link.pause()
     sweep.start()  # It also looks after the threads.
-    enter_handshake_thread()
-    if script_name := settings.FORCE_SCRIPT_NAME or scope.get("root_path"):
-        set_script_prefix(script_name)
-    since = await logins.listen()
-    handler = get_handler()
-    if handler.needs_thread:
-        connection, response = await handle_in_thread(handler, scope, receive, send)
-    else:
-        connection, response = handler.handle(scope, receive, send)
+    queue = get_queue()
+    if not await queue.enter(link):
+        return turn_away(Connection(scope, receive, send))
+    try:
+        enter_handshake_thread()
+        if script_name := settings.FORCE_SCRIPT_NAME or scope.get("root_path"):
+            set_script_prefix(script_name)
+        since = await logins.listen()
+        handler = get_handler()
+        if handler.needs_thread:
+            connection, response = await handle_in_thread(handler, scope, receive, send)
+        else:
+            connection, response = handler.handle(scope, receive, send)
+    finally:
+        queue.leave()
     if not isinstance(response, SwitchingProtocols):
         return refuse(connection, response)
     enter_shared_thread()
     return run(connection, response.take_view(), since)
+
+
+async def turn_away(connection: Connection) -> None:
+    """Refuse a handshake that the queue has no place for, without a request or its middleware."""
+    if connection.link.is_closing():
+        await asyncio.sleep(0)  # Let uvicorn note that the client has left.
+        return
+    response = HttpResponse("Try again later.", status=503, content_type="text/plain")
+    response["Retry-After"] = RETRY_AFTER
+    await refuse(connection, response)

@@ -14,7 +14,7 @@ from django.test import TestCase, override_settings
 from django.utils.log import AdminEmailHandler
 
 from project import health
-from websocket import threads
+from websocket import drain, threads
 from websocket.testing import HandshakeRefused, connect
 
 #: As settings have them, since Django 6.0 and before.
@@ -113,7 +113,18 @@ class HealthTests(TestCase):
                 response = self.client.get("/health/ready")
         assert len(log.output) == 1
         assert response.status_code == 200
-        assert response.json() == {"database": True, "redis": False, "stuck_threads": 0}
+        assert response.json() == {
+            "database": True,
+            "redis": False,
+            "stopping": False,
+            "stuck_threads": 0,
+        }
+
+    def test_a_process_that_closes_its_sockets_in_order_to_stop_is_not_ready(self) -> None:
+        with mock.patch.object(drain, "_task", object()):
+            response = self.client.get("/health/ready")
+        assert (response.status_code, response.json()["stopping"]) == (503, True)
+        assert self.client.get("/health/ready").status_code == 200
 
     @override_settings(WEBSOCKET_THREADS=1)
     def test_a_process_whose_sockets_have_no_thread_left_is_not_ready(self) -> None:

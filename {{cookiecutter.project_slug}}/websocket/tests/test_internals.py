@@ -168,6 +168,20 @@ class UvicornTests(SimpleTestCase):
             server._captured_signals.clear()  # Or it would be raised again, and end the tests.
         self.assertFalse(internals.is_stopping())
 
+    def test_delay_stop(self):
+        before = signal.signal(signal.SIGTERM, lambda *args: None)
+        self.addCleanup(signal.signal, signal.SIGTERM, before)
+        begun = []
+        self.assertFalse(internals.delay_stop(lambda: begun.append(True)))
+        server = uvicorn.Server(uvicorn.Config(accept))
+        with server.capture_signals():
+            self.assertTrue(internals.delay_stop(lambda: begun.append(True)))
+            self.assertIs(internals.open_connections(), server.server_state.connections)
+            signal.raise_signal(signal.SIGTERM)
+            self.assertEqual((begun, server.should_exit), ([True], False))
+            signal.raise_signal(signal.SIGTERM)
+            self.assertEqual((begun, server.should_exit), ([True], True))
+
     async def test_is_unreadable_and_refuse_unreadable(self):
         async with uvicorn_serves(accept) as (server, port):
             connections = server.server_state.connections
