@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import email
+import itertools
 import re
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from conftest import PATIENCE, Project, Server, wait_until
 from sites import RawClient, cookie_of, frame, logging, quiet, serving
 from websockets.asyncio.client import ClientConnection
@@ -216,6 +219,127 @@ def test_a_server_that_reloads_is_held_up_by_no_view(workshop: Project, tmp_path
         with quiet(server), logging(server, "Application startup complete."):
             asyncio.run(reload())
         assert_every_finally_ran_once(server, 200)
+
+
+def ready(server: Server) -> tuple[int, bool]:
+    """Return the status of the server's readiness, and whether it says that it is stopping."""
+    answer = requests.get(f"{server.url}/health/ready", timeout=30)
+    return answer.status_code, answer.json()["stopping"]
+
+
+async def echoing(client: ClientConnection) -> tuple[float, int, str]:
+    """Talk until the close; return when it came, and its code and reason."""
+    with contextlib.suppress(ConnectionClosed):
+        for number in itertools.count():
+            await client.send(str(number))
+            assert await client.recv() == str(number)
+            await asyncio.sleep(0.02)
+    return time.monotonic(), client.close_code, client.close_reason
+
+
+@pytest.mark.parametrize("args", [(), ("--workers", "2")])
+def test_a_server_that_drains_says_so_and_closes_its_sockets_one_after_the_other(
+    project: Project, tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    async def drain() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(async_connect(f"{server.ws}/echo/"))
+                for _ in range(20)
+            ]
+            assert await asyncio.to_thread(ready, server) == (200, False)
+            talking = [asyncio.create_task(echoing(client)) for client in clients]
+            stopping = asyncio.create_task(asyncio.to_thread(server.stop, timeout=PATIENCE))
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.wait(talking, return_when=asyncio.FIRST_COMPLETED)
+                assert await asyncio.to_thread(ready, server) == (503, True)
+                closes = await asyncio.gather(*talking)
+                await stopping
+            assert {close[1:] for close in closes} == {
+                (1012, "The server is stopping; connect again.")
+            }
+            times = sorted(close[0] for close in closes)
+            # The last is closed 1.9 s after the first, less how long that may be on its way.
+            assert times[-1] - times[0] > 1
+
+    env = {"WEBSOCKET_DRAIN_SECONDS": "3"}
+    with serving(project, tmp_path, *args, **env) as server, quiet(server):
+        asyncio.run(drain())
+
+
+def test_a_second_signal_ends_a_drain_at_once(project: Project, tmp_path: Path) -> None:
+    async def drain() -> None:
+        async with async_connect(f"{server.ws}/echo/") as client:
+            talking = asyncio.create_task(echoing(client))
+            server.process.terminate()
+            await asyncio.to_thread(server.wait_for, "Stopping: ")
+            assert await asyncio.to_thread(ready, server) == (503, True)
+            await asyncio.to_thread(server.stop, timeout=PATIENCE)
+            assert (await talking)[1:] == (1012, "")
+
+    with serving(project, tmp_path, WEBSOCKET_DRAIN_SECONDS="3600") as server, quiet(server):
+        asyncio.run(drain())
+
+
+# --- many handshakes at once -------------------------------------------------------------------
+
+
+def test_an_open_socket_is_answered_while_500_slow_handshakes_wait(
+    project: Project, tmp_path: Path
+) -> None:
+    slow = {"X-Sleep": "0.05"}
+
+    async def come(numbers: list[int], number: int) -> None:
+        options = {"compression": None, "open_timeout": None, "ping_interval": None}
+        url = f"{server.ws}/echo/"
+        async with async_connect(url, additional_headers=slow, **options):
+            numbers.append(number)
+
+    async def crowd() -> None:
+        delays: list[float] = []
+        numbers: list[int] = []
+        async with async_connect(f"{server.ws}/echo/") as client:
+            coming = [asyncio.create_task(come(numbers, number)) for number in range(500)]
+            while len(numbers) < 500:
+                for task in coming:
+                    assert not task.done() or task.exception() is None
+                asked = time.monotonic()
+                await client.send("hello")
+                assert await client.recv() == "hello"
+                delays.append(time.monotonic() - asked)
+                await asyncio.sleep(0.005)
+            await asyncio.gather(*coming)
+        # They take three seconds: this client is not in their queue.
+        assert statistics.median(delays) < 0.25
+        assert max(delays) < 2
+
+    with serving(project, tmp_path) as server, quiet(server):
+        asyncio.run(asyncio.wait_for(crowd(), PATIENCE))
+
+
+def test_what_does_not_fit_into_the_queue_is_refused_and_logged_in_a_line(
+    project: Project, tmp_path: Path
+) -> None:
+    async def come() -> int:
+        headers = {"X-Sleep": "0.2"}
+        try:
+            async with async_connect(
+                f"{server.ws}/echo/", additional_headers=headers, open_timeout=None
+            ):
+                return 101
+        except InvalidStatus as refused:
+            assert refused.response.headers["Retry-After"] == "5"
+            return refused.response.status_code
+
+    async def crowd() -> list[int]:
+        return await asyncio.gather(*(come() for _ in range(200)))
+
+    with serving(project, tmp_path, WEBSOCKET_HANDSHAKE_QUEUE="10") as server:
+        with quiet(server):
+            statuses = asyncio.run(asyncio.wait_for(crowd(), PATIENCE))
+        assert set(statuses) == {101, 503}
+        refused = re.findall(r"WebSocket /echo/ 127\.0\.0\.1 - refused: 503\n", server.log())
+        assert len(refused) == statuses.count(503)
 
 
 # --- errors ------------------------------------------------------------------------------------

@@ -70,20 +70,27 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-def open_news(page: Page, server: Server) -> None:
-    page.goto(f"{server.url}/blank/")
+def open_news(page: Page, *servers: Server) -> None:
+    """Connect to the first server, and after that to the last one."""
+    page.goto(f"{servers[0].url}/blank/")
     page.evaluate(
-        """async () => {
+        """async (servers) => {
             const { ReconnectingWebSocket } = await import("/static/websocket/client.js");
             window.got = [];
             window.positions = [];
             const options = { resume: true, firstDelay: 100, maxDelay: 200 };
-            window.socket = new ReconnectingWebSocket("/news/", [], options);
+            window.urls = [];
+            const next = () => {
+                urls.push(`${servers[urls.length ? servers.length - 1 : 0]}/news/`);
+                return urls.at(-1);
+            };
+            window.socket = new ReconnectingWebSocket(next, [], options);
             socket.onmessage = (event) => {
                 got.push(event.data);
                 positions.push(event.lastEventId);
             };
-        }"""
+        }""",
+        [server.ws for server in servers],
     )
     page.wait_for_function("got.length === 1")
     assert page.evaluate("positions.splice(0), got.splice(0)") == ["load"]
@@ -144,3 +151,24 @@ def test_a_page_that_was_away_while_redis_was_emptied_loads_again(
     assert publishing(site, redis, 3, 5).wait(timeout=60) == 0
     page.wait_for_function("got.at(-1) === '4'")
     assert page.evaluate("got") == ["0", "1", "2", "load", "3", "4"]
+
+
+def test_a_page_misses_nothing_that_goes_to_the_other_process_while_its_own_drains(
+    serve: Callable[..., Server], site: Project, page: Page, redis: Redis
+) -> None:
+    one = serve(env={"REDIS_URL": redis.url, "WEBSOCKET_DRAIN_SECONDS": "2"}, path=site.path)
+    origin = {"CSRF_TRUSTED_ORIGINS": one.url}
+    other = serve(env={"REDIS_URL": redis.url, **origin}, path=site.path)
+    open_news(page, one, other)
+    publisher = publishing(site, redis, 0, 500)
+    try:
+        page.wait_for_function("got.length > 50", timeout=60_000)
+        one.stop()
+        page.wait_for_function("got.length >= 500", timeout=60_000)
+        assert publisher.wait(timeout=60) == 0
+    finally:
+        publisher.kill()
+        publisher.wait()
+    assert page.evaluate("got") == [str(number) for number in range(500)]
+    assert "WebSocket /news/ 127.0.0.1 - 1012 " in one.log()
+    assert page.evaluate("urls.length") == 2

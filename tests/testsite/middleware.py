@@ -1,5 +1,6 @@
 """Third-party style middleware of the three kinds, and a count of how often each ran."""
 
+import time
 from collections import Counter
 
 from django.utils.decorators import async_only_middleware, sync_and_async_middleware
@@ -24,6 +25,9 @@ class SyncOnly:
 
     def __call__(self, request):
         count(entered, "sync", request)
+        if isinstance(request, Handshake):
+            # As long as a test wants.
+            time.sleep(float(request.headers.get("X-Sleep", 0)))
         response = self.get_response(request)
         count(left, "sync", request)
         return response

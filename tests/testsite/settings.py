@@ -38,7 +38,7 @@ if os.environ.get("VARIANTS"):
             DATABASES[name]["NAME"] += f".{name}.sqlite3"
 
 # A test chooses by the environment.
-for name in ("DISCONNECT_GRACE", "MAX_MESSAGE_SIZE", "THREADS"):
+for name in ("DISCONNECT_GRACE", "HANDSHAKE_QUEUE", "MAX_MESSAGE_SIZE", "THREADS"):
     if value := os.environ.get(f"WEBSOCKET_{name}"):
         globals()[f"WEBSOCKET_{name}"] = json.loads(value)
 
