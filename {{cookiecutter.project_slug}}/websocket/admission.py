@@ -43,7 +43,7 @@ class Queue:
         """
         if self.is_closed or len(self.waiting) >= conf.HANDSHAKE_QUEUE:
             return False
-        if self.running < conf.HANDSHAKES and not self.waiting:
+        if self.running < conf.HANDSHAKES:
             self.running += 1
             return True
         turn = self.line_up(link)

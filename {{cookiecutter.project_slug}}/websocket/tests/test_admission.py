@@ -30,6 +30,10 @@ def link():
     return Link(ServerWithTransport().send)
 
 
+def soon(awaitable):
+    return asyncio.wait_for(awaitable, 30)
+
+
 async def fill(queue):
     """Take all places that handshakes have at once."""
     for _ in range(conf.HANDSHAKES):
@@ -60,7 +64,7 @@ class QueueTests(SimpleTestCase):
         for number in range(5):
             self.assertEqual(self.entered, list(range(number)))
             queue.leave()
-            await tasks[number]
+            await soon(tasks[number])
         self.assertEqual(self.entered, [0, 1, 2, 3, 4])
 
     async def test_a_newcomer_does_not_overtake(self):
@@ -69,20 +73,20 @@ class QueueTests(SimpleTestCase):
         tasks = await self.line_up(queue, 1)
         queue.leave()
         newcomer = asyncio.create_task(queue.enter(link()))
-        await tasks[0]
+        await soon(tasks[0])
         self.assertFalse(newcomer.done())
         queue.leave()
-        self.assertTrue(await newcomer)
+        self.assertTrue(await soon(newcomer))
 
     async def test_one_that_is_cancelled_frees_its_place_in_the_queue(self):
         queue = Queue()
         await fill(queue)
         tasks = await self.line_up(queue, 3)
         tasks[0].cancel()
-        await asyncio.wait([tasks[0]])
+        await asyncio.wait([tasks[0]], timeout=30)
         self.assertEqual(len(queue.waiting), 2)
         queue.leave()
-        await tasks[1]
+        await soon(tasks[1])
         self.assertEqual(self.entered, [1])
 
     async def test_one_that_is_cancelled_as_its_turn_comes_passes_it_on(self):
@@ -97,7 +101,7 @@ class QueueTests(SimpleTestCase):
                 else:
                     tasks[0].cancel()
                     queue.leave()
-                await asyncio.wait_for(tasks[1], 30)
+                await soon(tasks[1])
                 self.assertEqual(self.entered, [1])
                 self.assertTrue(tasks[0].cancelled())
                 self.assertEqual(queue.running, conf.HANDSHAKES)
@@ -114,7 +118,7 @@ class QueueTests(SimpleTestCase):
             self.assertEqual(self.entered, list(range(most - conf.HANDSHAKES)))
             for _ in range(most):
                 queue.leave()
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=30)
             self.assertEqual(self.entered, list(range(most)))
 
     @override_settings(WEBSOCKET_HANDSHAKE_QUEUE=2)
@@ -122,9 +126,9 @@ class QueueTests(SimpleTestCase):
         queue = Queue()
         await fill(queue)
         tasks = await self.line_up(queue, 2)
-        self.assertFalse(await queue.enter(link()))
+        self.assertFalse(await soon(queue.enter(link())))
         queue.leave()
-        await tasks[0]
+        await soon(tasks[0])
         waiting = asyncio.create_task(queue.enter(link()))
         await until(lambda: len(queue.waiting) == 2)
         waiting.cancel()
@@ -135,21 +139,21 @@ class QueueTests(SimpleTestCase):
         await fill(queue)
         tasks = await self.line_up(queue, 2)
         queue.close()
-        await asyncio.wait(tasks)
+        await asyncio.wait(tasks, timeout=30)
         self.assertEqual(self.entered, [])
         queue.leave()
-        self.assertFalse(await queue.enter(link()))
+        self.assertFalse(await soon(queue.enter(link())))
 
     async def test_a_client_that_has_left_by_its_turn_passes_it_on(self):
         queue, server = Queue(), ServerWithTransport()
         await fill(queue)
         entering = asyncio.create_task(queue.enter(Link(server.send)))
         await until(lambda: len(queue.waiting) == 1)
-        tasks = await self.line_up_behind(queue)
+        task = await self.line_up_behind(queue)
         server.transport.closing = True
         queue.leave()
-        self.assertFalse(await entering)
-        await tasks
+        self.assertFalse(await soon(entering))
+        await soon(task)
         self.assertEqual(self.entered, [0])
 
     async def line_up_behind(self, queue):
@@ -174,7 +178,7 @@ class ServerTests(SimpleTestCase):
     def serve(self):
         from project.asgi import application
 
-        return uvicorn_serves(application)
+        return uvicorn_serves(application, timeout_graceful_shutdown=1)
 
     async def test_beyond_the_bound_a_client_gets_503_and_the_others_their_turn(self):
         before = metrics.count()
