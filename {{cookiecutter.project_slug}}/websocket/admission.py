@@ -1,8 +1,8 @@
 """Handshakes wait for their turn, so that many at a time do not hold up the sockets that are open.
 
-The threads in which handshakes compute compete with the event loop, so few start at a time: while
-500 came at once, 95 % of the echoes of an open socket took less than 20 ms, and 150 ms without this.
-But those that wait for a database compete with nobody, so another starts every few milliseconds.
+The threads in which handshakes compute compete with the event loop, so few start at a time: during
+500 at once, 95 % of the echoes of an open socket took at most 20 ms, and 150 ms without this. Those
+that wait for a database compete with nobody, so another starts every few milliseconds.
 
 A handshake keeps its place until its middleware has run, and not while its view runs: views that
 wait for each other cannot keep others out. Pages do not wait.

@@ -38,10 +38,12 @@ def prepare() -> None:
     """Stop in steps at SIGTERM, if WEBSOCKET_DRAIN_SECONDS is set; called at the startup."""
     if not conf.DRAIN_SECONDS:
         return
+    if internals.open_connections() is None:
+        logger.warning("WEBSOCKET_DRAIN_SECONDS has no effect: the server is not uvicorn.")
+        return
     loop = asyncio.get_running_loop()
     # In an empty context: a signal may come while any task runs.
-    if not internals.delay_stop(partial(loop.call_soon_threadsafe, _begin, context=Context())):
-        logger.warning("WEBSOCKET_DRAIN_SECONDS has no effect: the server is not uvicorn.")
+    internals.delay_stop(partial(loop.call_soon_threadsafe, _begin, context=Context()))
 
 
 def _begin() -> None:

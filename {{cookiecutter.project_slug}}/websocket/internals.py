@@ -56,9 +56,8 @@ def ping_timeout_of(send: Any) -> float | None:
 def unsent(transport: asyncio.Transport) -> int:
     """Return the number of bytes that the transport has not yet handed to the operating system.
 
-    Public in asyncio. That uvicorn writes to nothing else, and that uvloop counts the same, was
-    read and tried (uvicorn 0.54.0, uvloop 0.23.0). Without it, there is no limit on the data kept
-    for a client that does not read.
+    Public in asyncio. uvicorn (0.54.0) writes to nothing else, and uvloop (0.23.0) counts the same.
+    Without it, there is no limit on the data kept for a client that does not read.
     """
     return transport.get_write_buffer_size()
 
@@ -167,33 +166,28 @@ def open_connections() -> Collection[Any] | None:
 def is_stopping() -> bool:
     """Return whether the uvicorn server in this process's main thread is to stop.
 
-    uvicorn (0.52.4 to 0.54.0, server.py) has an attribute `should_exit`, and sets one of its
-    methods as the handler of SIGTERM. Without this, one open event stream keeps uvicorn from
-    stopping and from reloading.
+    uvicorn (0.52.4 to 0.54.0, server.py) has an attribute `should_exit`. Without this, one open
+    event stream keeps uvicorn from stopping and from reloading.
     """
     server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return getattr(server, "should_exit", False) is True
 
 
-def delay_stop(begin: Callable[[], object]) -> bool:
-    """Call `begin` at the first SIGTERM in place of uvicorn's handler, which gets the next ones.
+def delay_stop(begin: Callable[[], object]) -> None:
+    """Call `begin` at the first SIGTERM, and leave the next ones to uvicorn.
 
-    uvicorn (0.52.4 to 0.54.0, server.py) sets its handler, a method of the server, before it starts
-    the lifespan, and then closes all sockets at once. Returns False if there is no such handler:
-    then WEBSOCKET_DRAIN_SECONDS has no effect. See
+    uvicorn (0.52.4 to 0.54.0, server.py) sets its handler before it starts the lifespan, and closes
+    all sockets at once. Without this, WEBSOCKET_DRAIN_SECONDS has no effect. See
     https://github.com/Kludex/uvicorn/blob/main/uvicorn/server.py
     """
     theirs: Any = signal.getsignal(signal.SIGTERM)
-    if open_connections() is None:
-        return False
 
-    def delay(server: Any, number: int, frame: Any) -> None:
+    def delay(server: Any, *args: Any) -> None:
         signal.signal(signal.SIGTERM, theirs)
         begin()
 
-    # A method of the server like theirs, so that open_connections() still finds the server.
+    # A method of the server, as theirs is: the functions above find the server by it.
     signal.signal(signal.SIGTERM, MethodType(delay, theirs.__self__))
-    return True
 
 
 def is_unreadable(connection: Any) -> bool:

@@ -49,7 +49,10 @@ class SettingsTests(SimpleTestCase):
     def test_each_setting_has_values_that_it_cannot_have(self):
         wrong: dict[str, list[Any]] = {
             "DISCONNECT_GRACE": [-1, "2", None, True, float("inf"), float("nan")],
+            "DRAIN_SECONDS": [-1, "10", None, True, float("inf")],
             "EXPLAIN_REFUSALS": [None, 1, "false"],
+            "HANDSHAKES": [0, 2.0, "4", True],
+            "HANDSHAKE_QUEUE": [0, None, True],
             "HISTORY": [["room."], {"room.": 0}, {"room.": True}, {7: 100}],
             "HISTORY_TTL": [-1, None, True],
             "MAX_AGE": [-1, "1800", True],
