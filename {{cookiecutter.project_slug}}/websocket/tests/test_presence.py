@@ -142,9 +142,12 @@ class Everything:
 
     async def test_a_reload_is_neither_a_leave_nor_a_join(self: Any) -> None:
         with Changes() as changes:
-            for _ in range(3):
-                async with enter(self.a, self.ada):
-                    pass
+            with mock.patch.object(presence, "RETURN", 60):
+                for _ in range(2):
+                    async with enter(self.a, self.ada):
+                        pass
+            async with enter(self.a, self.ada):
+                pass
             async with enter(self.a) as visitor:
                 pass
             heard = [await changes.next() for _ in range(4)]
@@ -153,15 +156,19 @@ class Everything:
         self.assertEqual([change[3] for change in heard if change[1] == visitor.id], [True, False])
 
     async def test_a_user_has_the_whole_time_to_come_back_each_time(self: Any) -> None:
-        with Changes() as changes:
-            for _ in range(6):
+        timers, times = [], []
+        with Changes() as changes, mock.patch.object(presence, "RETURN", 60):
+            for _ in range(3):
+                times.append(asyncio.get_running_loop().time())
                 async with enter(self.a, self.ada):
                     pass
-                await asyncio.sleep(0.12)  # A quarter of the time that a user has.
-            hub = get_hub()
-            await until(lambda: not (hub.presence.groups or hub.presence.is_telling))
-        heard = [changes.queue.get_nowait()[3] for _ in range(changes.queue.qsize())]
-        self.assertEqual(heard, [True, False])
+                await until(lambda: not get_hub().presence.groups[self.a][str(self.ada.pk)].count)
+                timers.append(get_hub().presence.groups[self.a][str(self.ada.pk)].timer)
+            self.assertEqual((await changes.next())[3], True)
+            self.assertTrue(changes.queue.empty())
+        self.assertEqual([timer.cancelled() for timer in timers], [True, True, False])
+        for time, timer in zip(times, timers, strict=True):
+            self.assertGreaterEqual(timer.when(), time + 60)
 
     async def test_changes_that_receivers_were_not_told_of_are_not_kept(self: Any) -> None:
         may_go_on = threading.Event()
