@@ -231,13 +231,19 @@ def neighbours(project: Project, shared: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def mypy(project: Project, shared: Path) -> Callable[..., str]:
+def mypy(
+    project: Project, shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., str]:
     """A function that checks the types of a project; what it imports is read once for all."""
 
     def mypy(path: Path, *, check: bool = True) -> str:
-        command = ("-m", "mypy", "--cache-dir", shared / "mypy_cache", ".")
         with locked(shared / "mypy.lock"):
-            return project.run(*command, cwd=path, check=check).stdout
+            if not (shared / "mypy.made").exists():
+                project.run("-m", "mypy", "--cache-dir", shared / "mypy", ".", check=False)
+                (shared / "mypy.made").touch()
+        # A copy each, so that nobody waits for a check of another project.
+        cache = shutil.copytree(shared / "mypy", tmp_path_factory.mktemp("mypy") / "cache")
+        return project.run("-m", "mypy", "--cache-dir", cache, ".", cwd=path, check=check).stdout
 
     return mypy
 
