@@ -103,7 +103,8 @@ def test_a_thousand_sockets_share_a_few_threads_and_database_connections(
             after = get(f"{server.url}/state/")["threads"]
             assert len(after) == len(before) + THREADS
             assert sum(name in used for name in after) == THREADS
-            assert 1 <= sum(name.startswith("handshake-") for name in after) <= THREADS
+            # Where handshakes are slow, as on a busy machine, they have up to four times as many.
+            assert 1 <= sum(name.startswith("handshake-") for name in after) <= 4 * THREADS
             connections = count_connections()
             assert connections is None or 1 <= connections <= THREADS
 
