@@ -156,7 +156,7 @@ class Everything:
         self.assertEqual([change[3] for change in heard if change[1] == visitor.id], [True, False])
 
     async def test_a_user_has_the_whole_time_to_come_back_each_time(self: Any) -> None:
-        timers, times = [], []
+        timers, times = list[Any](), list[float]()
         with Changes() as changes, mock.patch.object(presence, "RETURN", 60):
             for _ in range(3):
                 times.append(asyncio.get_running_loop().time())
