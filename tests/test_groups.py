@@ -480,4 +480,4 @@ def test_sockets_that_use_no_groups_need_no_redis(project: Project, tmp_path: Pa
     env = {**SITE, "REDIS_URL": "redis://127.0.0.1:1/0", "WEBSOCKET_REDIS_TIMEOUT": "0.5"}
     with serving(project, tmp_path, **env) as server:
         asyncio.run(talk(server))
-        assert "Redis cannot be reached to join 'a'" in server.log()
+        server.wait_for("Redis cannot be reached to join 'a'")
