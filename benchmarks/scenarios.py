@@ -234,6 +234,12 @@ SCENARIOS: dict[str, Scenario] = {
         load=lambda servers, cookie: Handshakes(servers[0]),
         env={"MIDDLEWARE": ""},
     ),
+    "connect_anonymous": SideBySide(
+        title="Connect and close: the default middleware, nobody logged in",
+        per="connection",
+        contenders=ON_DJANGO,
+        load=lambda servers, cookie: Handshakes(servers[0]),
+    ),
     "connect_default": SideBySide(
         title="Connect and close: the default middleware",
         per="connection",
