@@ -28,10 +28,10 @@ EXPLAIN_REFUSALS: bool = True
 HANDSHAKES: int = 4
 
 #: The number of handshakes that may wait. The next ones are refused with 503 and `Retry-After`.
-HANDSHAKE_QUEUE: int = 1000
+HANDSHAKE_QUEUE: int = 5000
 
-#: The groups that keep their last messages, by how their names start, and how many they keep:
-#: {"room.": 100}. The longest start that fits counts. All processes need the same.
+#: The groups that keep their last messages, by prefix of their names, and how many they keep:
+#: {"room.": 100}. The longest prefix that fits counts. All processes need the same.
 HISTORY: dict[str, int] = {}
 
 #: Seconds for which a group keeps its messages after the last one.
