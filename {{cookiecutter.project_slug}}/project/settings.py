@@ -189,7 +189,7 @@ STATIC_ROOT = BASE_DIR / "staticfiles"
 STATIC_URL = "static/"
 
 # WebSockets: groups live in the memory of one process, or in Redis for any number of them.
-# The groups whose names start so keep their last messages, for pages that were away.
+# How many messages groups keep, by prefix of the group's name, for pages that connect again.
 # jinja: if cookiecutter.chat_example
 WEBSOCKET_HISTORY: dict[str, int] = {
     "chat.room.": 100,
