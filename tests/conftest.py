@@ -62,8 +62,8 @@ def pytest_make_collect_report() -> Iterator[None]:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return one process more than there are cores: tests wait for a third of their time."""
-    return (os.cpu_count() or 1) + 1
+    """Return two processes more than there are cores: tests wait for a third of their time."""
+    return (os.cpu_count() or 1) + 2
 
 
 # --- commands ----------------------------------------------------------------------------------

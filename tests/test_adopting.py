@@ -66,6 +66,7 @@ class MySite(Server):
         return [*uvicorn, "--port", str(self.port)]
 
 
+@pytest.mark.slow
 def test_a_plain_project_with_four_lines_changed_passes_the_apps_own_tests(
     mysite: Project, project: Project
 ) -> None:

@@ -66,6 +66,7 @@ def test_the_projects_own_tests_pass_with_the_oldest_django(
     assert " passed" in printed
 
 
+@pytest.mark.slow
 def test_the_projects_own_tests_pass_with_the_newest_django_on_the_newest_python(
     render: Callable[..., Path], tmp_path: Path
 ) -> None:

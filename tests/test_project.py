@@ -46,7 +46,7 @@ def test_the_chat_is_removed_as_the_readme_says_and_the_rest_is_sound(
 ) -> None:
     readme = (workshop.path / "README.md").read_text(encoding="utf-8")
     sentences = readme.partition("To remove the example, run ")[2].partition("\n")[0]
-    migrate, word, *files, tidy, login, settings_py = re.findall("`(.+?)`", sentences)
+    migrate, word, *files, login, settings_py, tidy = re.findall("`(.+?)`", sentences)
     assert (word, files[0]) == ("chat", settings_py)
     workshop.run(*migrate.split()[1:])
     shutil.rmtree(workshop.path / word)
@@ -55,8 +55,6 @@ def test_the_chat_is_removed_as_the_readme_says_and_the_rest_is_sound(
         kept = [line for line in lines if word not in line]
         assert len(kept) < len(lines), name
         (workshop.path / name).write_text("".join(kept), encoding="utf-8")
-    for command in tidy.split(" && "):
-        workshop.run("-m", *command.split())
     settings = workshop.path / settings_py
     (history,) = re.findall(
         "^WEBSOCKET_HISTORY .*$",
@@ -64,6 +62,8 @@ def test_the_chat_is_removed_as_the_readme_says_and_the_rest_is_sound(
         re.MULTILINE,
     )
     settings.write_text(f"{settings.read_text(encoding='utf-8')}{login}\n{history}\n")
+    for command in tidy.split(" && "):
+        workshop.run("-m", *command.split())
     check = workshop.run("manage.py", "check", "--fail-level", "DEBUG")
     assert "no issues (0 silenced)" in check.stdout
     assert " passed" in workshop.run("-m", "pytest", "project", "users").stdout
