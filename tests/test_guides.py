@@ -85,15 +85,15 @@ class TokenTests(TransactionTestCase):
         anna = await User.objects.acreate(username="anna")
         headers = {"Authorization": f"Bearer {make_token(anna)}"}
         with mock.patch("users.views.LIFETIME", 0):
-            async with connect("/ws/feed/", headers=headers) as socket:
+            async with connect("/ws/token-feed/", headers=headers) as socket:
                 assert await socket.wait_closed() == 3000
-        async with connect("/ws/feed/", headers=headers) as socket:
+        async with connect("/ws/token-feed/", headers=headers) as socket:
             assert await socket.receive() == "Hello, anna."
             anna.is_active = False
             await anna.asave()
             assert await socket.wait_closed() == 1012
         with self.assertRaises(HandshakeRefused) as refused:
-            async with connect("/ws/feed/", headers=headers):
+            async with connect("/ws/token-feed/", headers=headers):
                 pass
         assert refused.exception.status_code == 401
 
@@ -247,6 +247,10 @@ def token_server(
         text = (copy.path / "docs" / "tokens.md").read_text(encoding="utf-8")
         (module,) = blocks(text, "py")
         (copy.path / "users" / "tokens.py").write_text(module)
+        (setting,) = re.findall(r"`(JWT_KEY = .+?)`", text)
+        for name, line in {"project/settings.py": setting, ".env": f"JWT_KEY={'k' * 32}"}.items():
+            path = copy.path / name
+            path.write_text(f"{path.read_text(encoding='utf-8')}\n{line}\n", encoding="utf-8")
     yield from serve(copy)
 
 
@@ -261,7 +265,7 @@ def test_a_token_in_a_header_a_subprotocol_or_a_message_logs_a_client_in(
     def greeting(client: ClientConnection) -> object:
         return client.recv(timeout=PATIENCE)
 
-    url = f"{token_server.ws}/ws/feed/"
+    url = f"{token_server.ws}/ws/token-feed/"
     with connect(url, additional_headers={"Authorization": f"Bearer {token}"}) as client:
         assert greeting(client) == "Hello, anna."
     with connect(url, subprotocols=["feed", f"token.{token}"]) as client:
@@ -291,7 +295,7 @@ def test_a_browser_sends_its_token_in_the_subprotocol(
     token = server.project.run("manage.py", "shell", "-c", MAKE_TOKEN).stdout.split()[-1]
     page = open_page("/blank/")
     talk = """async (token) => {
-        const { openFeed } = await import("/static/users/feed.js");
+        const { openFeed } = await import("/static/users/token-feed.js");
         const socket = openFeed(token);
         const event = await new Promise((done) => { socket.onmessage = socket.onclose = done; });
         return event.data ?? [event.code, event.reason];
