@@ -27,6 +27,7 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.scenarios import SMOKE
 results = {
+    "idle": {"raw": [{"memory_kib": 0.0}], "ours": [{"memory_kib": 0.0}]},
     "uvicorn_idle": {"raw": [{"memory_kib": -1.0}], "raw_asyncio": [{"memory_kib": -2.0}]},
     "echo_32": {"raw": [{}]},
 }

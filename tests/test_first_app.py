@@ -54,6 +54,7 @@ def test_the_tests_of_the_tutorial_and_of_the_recipes_pass(tutorial: Project) ->
     assert "9 passed" in result.stdout
 
 
+@pytest.mark.slow
 def test_django_and_the_linters_find_nothing_to_say_about_the_code(
     tutorial: Project, mypy: Callable[..., str]
 ) -> None:

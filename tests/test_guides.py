@@ -295,7 +295,7 @@ def test_a_browser_sends_its_token_in_the_subprotocol(
     token = server.project.run("manage.py", "shell", "-c", MAKE_TOKEN).stdout.split()[-1]
     page = open_page("/blank/")
     talk = """async (token) => {
-        const { openFeed } = await import("/static/users/token-feed.js");
+        const { openFeed } = await import("/static/users/token_feed.js");
         const socket = openFeed(token);
         const event = await new Promise((done) => { socket.onmessage = socket.onclose = done; });
         return event.data ?? [event.code, event.reason];

@@ -72,6 +72,7 @@ def test_the_chat_is_removed_as_the_readme_says_and_the_rest_is_sound(
     mypy(workshop.path)
 
 
+@pytest.mark.slow
 def test_uv_runs_the_projects_own_tests_and_mypy_without_the_optional_packages(
     workshop: Project,
 ) -> None:
