@@ -84,7 +84,7 @@ def history_length(group: str) -> int:
 
 
 def redis_key(group: str, kind: str) -> str:
-    """Return a key in Redis; the braces keep the keys of a group together in a cluster."""
+    """Return a key in Redis; the braces mark the part by which a cluster places keys."""
     return REDIS_PREFIX + "{" + group + "}:" + kind
 
 

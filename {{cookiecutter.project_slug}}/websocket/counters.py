@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 
-#: The events of this process, by name; `websocket.metrics` shows what each of them counts.
+#: The events of this process, by name; `websocket.metrics` shows most of them.
 counters: Counter[str] = Counter()
 
 #: Held while a number moves from an open socket to the counters, so that no reader misses it.

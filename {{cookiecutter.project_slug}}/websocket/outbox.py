@@ -62,10 +62,10 @@ class Outbox:
 
     def push(self, message: Message) -> None:
         """Send a message now, or once the client has read those before it."""
+        if self.is_stopped:
+            return
         if self.sender is not None:
             self._keep(message)
-            return
-        if self.is_stopped:
             return
         try:
             rest: Any = begin(self.server_send(message.event))

@@ -157,7 +157,7 @@ class Supervisor:
         waiting = list(_waiting(self._view))
         is_in_thread = bool(waiting) and internals.waits_for_thread(waiting[-1][0])
         if is_in_thread and self.loop.time() < self._deadline + PATIENCE:
-            self._call_in(conf.DISCONNECT_GRACE)
+            self._call_in(max(conf.DISCONNECT_GRACE, 0.1))
             return
         if not (self._is_cut_off or self.is_over):
             self._is_cut_off = True

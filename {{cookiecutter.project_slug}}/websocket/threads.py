@@ -69,7 +69,7 @@ class DatabaseThread(ThreadPoolExecutor):
         #: When to close each of the thread's connections that has an age limit, by alias.
         self.close_at: dict[str, float] = {}
         self.cursors: WeakSet[CursorWrapper] = WeakSet()
-        super().__init__(1, name, note_cursors, (self.cursors,))
+        super().__init__(1, name, note_queries, (self.cursors, self.close_at))
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         job = super().submit(self._run, fn, *args, **kwargs)
@@ -123,7 +123,10 @@ class DatabaseThread(ThreadPoolExecutor):
             return fn(*args, **kwargs)
         finally:
             for connection in own:
-                self._take_over(connection)
+                if connection.connection is None:
+                    self.close_at.pop(connection.alias, None)
+                else:
+                    take_over(connection, self.close_at)
             self.idle_since = time.monotonic()
             self.running, self.reported = None, False
 
@@ -131,22 +134,26 @@ class DatabaseThread(ThreadPoolExecutor):
         is_read = any(cursor.db is connection for cursor in self.cursors)
         internals.close_if_old(connection, None if is_read else self.close_at.get(connection.alias))
 
-    def _take_over(self, connection: BaseDatabaseWrapper) -> None:
-        """Hide the connection's age from Django, which checks it at the end of every request."""
-        if connection.connection is None:
-            self.close_at.pop(connection.alias, None)
-        elif (close_at := internals.hide_age(connection)) is not None:  # It is new.
-            self.close_at[connection.alias] = max(close_at, time.monotonic() + KEEP)
+
+def take_over(connection: BaseDatabaseWrapper, close_at: dict[str, float]) -> None:
+    """Hide a new connection's age from Django, which checks it at the end of every request."""
+    if (age := internals.hide_age(connection)) is not None:
+        close_at[connection.alias] = max(age, time.monotonic() + KEEP)
 
 
-def note_cursors(cursors: WeakSet[CursorWrapper]) -> None:
+def note_queries(cursors: WeakSet[CursorWrapper], close_at: dict[str, float]) -> None:
     """Make this thread's connections note each cursor that runs a query, for its lifetime.
 
-    (Not a method: a thread that refers to its executor never ends.)
+    A handshake ends as a request does, so its connection is taken over before that; unless closing
+    it costs nothing, and others wait for it. (Not a method: a thread that refers to its executor
+    never ends.)
     """
 
     def note(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         cursors.add(context["cursor"])
+        connection = context["connection"]
+        if connection.close_at is not None and not connection.settings_dict["OPTIONS"].get("pool"):
+            take_over(connection, close_at)
         return execute(sql, params, many, context)
 
     for connection in connections.all():

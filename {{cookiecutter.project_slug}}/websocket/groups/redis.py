@@ -157,7 +157,8 @@ class RedisHub(Hub):
         except TimeoutError as error:
             channel.has_gap = True
             raise PublishError(f"Redis cannot be reached to join {group!r}.") from error
-        if has_history(group):
+        # All may have left while this waited.
+        if has_history(group) and self.has_members(group):
             await self.following.begin(group)
 
     def release(self, group: str) -> None:
@@ -202,10 +203,11 @@ class RedisHub(Hub):
         """Handle a possible loss of messages, now that the subscription is back."""
         if has_history(channel):
             self.following.lost(channel)
-        else:
-            groups = [group for group in self.members if channel_of(group)[0] == channel]
-            for group in groups if channel.startswith("@sockets.") else [channel]:
+        elif channel.startswith("@sockets."):
+            for group in [group for group in self.members if channel_of(group)[0] == channel]:
                 self.missed(group)
+        else:
+            self.missed(channel)
 
     def missed(self, group: str) -> None:
         """Tell the members of a group that messages to it may have been missed."""

@@ -29,6 +29,7 @@ from websocket.resume import Position, key_of, resume_of
 from websocket.testing import connect
 from websocket.tests.redis_server import OnRedis
 from websocket.tests.test_outbox import SlowClient
+from websocket.tests.test_redis import Member
 from websocket.urls import websocket
 
 
@@ -559,6 +560,15 @@ class RedisTests(Everything, OnRedis):
             await apublish(self.group, f"{number}")
         async with page.connected():
             self.assertEqual(await page.read(4), ["0", "1", "2", "complete"])
+
+    async def test_a_group_that_is_left_while_a_join_waits_is_not_followed(self) -> None:
+        hub: Any = get_hub()
+        member = Member()
+        joining = asyncio.create_task(hub.join(self.group, member))
+        await asyncio.sleep(0)  # It has asked, and waits for Redis.
+        hub.leave(self.group, member)
+        await joining
+        self.assertEqual(hub.following.groups, {})
 
     async def test_messages_that_arrive_during_a_slow_read_are_numbered_right(self) -> None:
         group = self.group.replace("kept.", "kept.few.")

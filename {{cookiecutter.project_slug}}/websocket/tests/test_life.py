@@ -11,7 +11,7 @@ from django.core.signals import got_request_exception
 from django.http import Http404, HttpRequest, HttpResponse
 from django.test import SimpleTestCase, override_settings
 
-from websocket import metrics, middleware, supervisor, sweep
+from websocket import internals, metrics, middleware, supervisor, sweep
 from websocket.connection import InvalidMessage, State, WebSocket, WebSocketDisconnect
 from websocket.groups import apublish
 from websocket.pacing import call_in_turn
@@ -425,6 +425,20 @@ class CleanupTests(LifeTestCase):
         with self.assertNoLogs("django.websocket", "WARNING"), serving(view):
             await LostServer(CONNECT).serve()
         self.assertEqual(cleaned, ["view"])
+
+    @override_settings(WEBSOCKET_DISCONNECT_GRACE=0)
+    async def test_a_view_without_grace_that_waits_for_its_thread_does_not_keep_the_loop_busy(self):
+        async def view(socket):
+            await socket.accept()
+            try:
+                await socket.receive_text()
+            finally:
+                await sync_to_async(time.sleep)(0.5)
+
+        waits = mock.Mock(side_effect=internals.waits_for_thread)
+        with serving(view), mock.patch.object(internals, "waits_for_thread", waits):
+            await Server(CONNECT, left()).serve()
+        self.assertIn(waits.call_count, range(1, 10))
 
     async def test_a_view_that_catches_every_exception_in_a_loop_stops_nobody_else(self):
         async def view(socket):

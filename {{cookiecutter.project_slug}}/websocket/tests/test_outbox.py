@@ -11,7 +11,8 @@ from unittest import mock
 from django.test import SimpleTestCase, override_settings
 
 from websocket.connection import WebSocket
-from websocket.groups import apublish, counters, get_hub, publish
+from websocket.groups import Message, apublish, counters, get_hub, publish
+from websocket.outbox import Outbox
 from websocket.protocol import Event, Scope
 from websocket.testing import ClientSocket, connect
 from websocket.tests.redis_server import OnRedis
@@ -39,6 +40,18 @@ async def sleepy(socket: WebSocket) -> None:
 
 
 urlpatterns = [websocket("listen/", listen), websocket("sleepy/", sleepy)]
+
+
+class StoppedTests(SimpleTestCase):
+    async def test_nothing_is_kept_once_messages_may_have_been_missed(self) -> None:
+        async def send(event: Event) -> None:
+            await asyncio.Event().wait()
+
+        outbox = Outbox("", send, lambda error: None, lambda: None, lambda: None)
+        outbox.push(Message.encode("sent"))
+        outbox.missed()
+        outbox.push(Message.encode("later"))
+        self.assertEqual((len(outbox.waiting), outbox.size), (0, 0))
 
 
 class SlowClient(ClientSocket):

@@ -284,6 +284,20 @@ class AgeTests(SimpleTestCase):
         self.grow_old()
         self.assertIsNot(self.run_job(connect_to_database), first)
 
+    def test_a_connection_outlives_the_handshake_that_has_opened_it(self):
+        def shake_hands():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            close_old_connections()  # As Django does where a request ends.
+            return connection.connection
+
+        first = self.run_job(shake_hands)
+        if connection.settings_dict["OPTIONS"].get("pool"):
+            self.assertIsNone(first)  # It is back in its pool.
+        else:
+            self.assertIsNotNone(first)
+            self.assertIs(self.run_job(shake_hands), first)
+
     def test_an_old_connection_is_kept_while_a_cursor_lives(self):
         cursor = self.run_job(start_to_read)
         first = self.run_job(connect_to_database)
