@@ -86,6 +86,12 @@ def _is_current(user: Any) -> bool:
 
 
 def _publish(notice: Notice) -> None:
+    if not groups.can_publish():
+        logger.warning(
+            "A user or a session has changed, and sockets stay open: this process serves none, and "
+            "without REDIS_URL it cannot reach those of the one that does."
+        )
+        return
     groups.publish_message(GROUP, groups.Message.encode(list(notice)))
 
 

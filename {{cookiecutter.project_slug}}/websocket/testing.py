@@ -47,7 +47,7 @@ __all__ = [
 T = TypeVar("T")
 
 #: Seconds that a test waits for a message or for the view's end before it fails.
-TIMEOUT = 5.0
+TIMEOUT = 10.0
 
 
 def hear_setting(*, setting: str, **kwargs: Any) -> None:

@@ -891,7 +891,11 @@ class Disconnecting:
 
 @override_settings(LOGIN_URL="/log-in/", PASSWORD_HASHERS=[FAST_HASHER], ROOT_URLCONF=__name__)
 class DisconnectingOnMemoryTests(Disconnecting, TransactionTestCase):
-    pass
+    def test_a_process_that_serves_no_sockets_says_that_they_stay_open(self) -> None:
+        with self.assertLogs("django.websocket", "WARNING") as logs:
+            self.ada.save()
+        [line] = logs.output
+        self.assertIn("sockets stay open: this process serves none", line)
 
 
 @override_settings(LOGIN_URL="/log-in/", PASSWORD_HASHERS=[FAST_HASHER], ROOT_URLCONF=__name__)
