@@ -5,6 +5,7 @@ import contextlib
 import email
 import itertools
 import re
+import socket
 import statistics
 import time
 from collections.abc import Iterator
@@ -279,6 +280,20 @@ def test_a_second_signal_ends_a_drain_at_once(project: Project, tmp_path: Path) 
 
     with serving(project, tmp_path, WEBSOCKET_DRAIN_SECONDS="3600") as server, quiet(server):
         asyncio.run(drain())
+
+
+def test_a_client_that_reads_slowly_gets_all_that_was_sent_before_the_close(site: Server) -> None:
+    client = RawClient(site, "/give/")
+    # The less its own system takes, the more the server has to keep.
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+    data = bytearray()
+    while chunk := client.socket.recv(2**16):
+        data += chunk
+        time.sleep(0.02)  # It takes longer than WEBSOCKET_DISCONNECT_GRACE.
+    client.close()
+    head, close = b"\x82\x7f" + (12 * 2**20).to_bytes(8), b"\x88\x02\x03\xe8"
+    assert (data[:10], data[-4:]) == (head, close)
+    assert len(data) == len(head) + 12 * 2**20 + len(close)
 
 
 # --- many handshakes at once -------------------------------------------------------------------

@@ -167,10 +167,7 @@ ACCEPTED = (
     "use close()."
 )
 ARGUMENTS = "A socket view takes the socket, and the arguments that its route captures."
-ASYNC_UNSAFE = (
-    "django.core.exceptions.SynchronousOnlyOperation: You cannot call this from an async context - "
-    "use a thread or sync_to_async."
-)
+ASYNC_UNSAFE = "Use async methods, such as `await queryset.acount()` and `await session.asave()`."
 AWAITED = (
     "Only what an async function returns can be awaited: write `await apublish()` in place of "
     "`await publish()`, and `async def` for the methods of a WebSocketView."
@@ -271,6 +268,11 @@ OPENED = {
     "/returns_a_dict_as_a_message/ returned a dict after accept(), which no client sees: send it.",
     "returns_a_json_response_as_a_message/": PAGE.format("returns_a_json_response_as_a_message"),
     "returns_a_str/": RETURNED,
+    "starts_a_task_and_returns/": "WARNING django.request: The view at /starts_a_task_and_returns/ "
+    "has ended, which cancels the tasks that it has started: let it wait for its client, with "
+    "`async for _ in socket: pass`.",
+    "creates_a_task/": "websocket.protocol.WebSocketDisconnect: The connection is over (1000). A "
+    "task of socket.start() ends quietly then.",
     # The URL
     "nowhere/": "WARNING django.websocket: No URL pattern fits /nowhere/: `manage.py sockets` "
     "lists the URLs of sockets.",
@@ -326,6 +328,25 @@ def test_a_database_without_tables_is_told_to_be_migrated(project: Project, tmp_
         says_once(server, "Run `python manage.py migrate`.", tracebacks=2),
     ):
         open_socket(server, "counts_users/")
+
+
+def test_static_files_that_were_not_collected_are_told_to_be(
+    project: Project, tmp_path: Path
+) -> None:
+    env = {
+        "ALLOWED_HOSTS": "127.0.0.1",
+        "DEBUG": "false",
+        "DJANGO_SETTINGS_MODULE": "mistakesite.settings",
+        "MISTAKE": "project.urls",
+        "SECRET_KEY": "k" * 50,
+        "SECURE_SSL_REDIRECT": "false",
+    }
+    with (
+        serving(project, tmp_path, **env) as server,
+        says_once(server, "Run `python manage.py collectstatic`.", tracebacks=2),
+        suppress(urllib.error.HTTPError),
+    ):
+        urllib.request.urlopen(server.url, timeout=30)
 
 
 def test_a_view_that_catches_every_exception_in_a_loop_stops_nobody_else(

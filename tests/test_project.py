@@ -46,7 +46,7 @@ def test_the_chat_is_removed_as_the_readme_says_and_the_rest_is_sound(
 ) -> None:
     readme = (workshop.path / "README.md").read_text(encoding="utf-8")
     sentences = readme.partition("To remove the example, run ")[2].partition("\n")[0]
-    migrate, word, *files, login, settings_py, tidy = re.findall("`(.+?)`", sentences)
+    migrate, word, *files, login, redirect, settings_py, tidy = re.findall("`(.+?)`", sentences)
     assert (word, files[0]) == ("chat", settings_py)
     workshop.run(*migrate.split()[1:])
     shutil.rmtree(workshop.path / word)
@@ -61,7 +61,7 @@ def test_the_chat_is_removed_as_the_readme_says_and_the_rest_is_sound(
         (workshop.path / "docs" / "groups.md").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
-    settings.write_text(f"{settings.read_text(encoding='utf-8')}{login}\n{history}\n")
+    settings.write_text(f"{settings.read_text(encoding='utf-8')}{login}\n{redirect}\n{history}\n")
     for command in tidy.split(" && "):
         workshop.run("-m", *command.split())
     check = workshop.run("manage.py", "check", "--fail-level", "DEBUG")

@@ -21,4 +21,6 @@ CHANNEL_LAYERS = {}
 if backend := env.str("CHANNEL_LAYER", default=""):
     CHANNEL_LAYERS["default"] = {"BACKEND": backend}
     if url := env.str("REDIS_URL", default=""):
-        CHANNEL_LAYERS["default"]["CONFIG"] = {"hosts": [url]}
+        # channels_redis waits for 5 seconds at a time, after which redis-py 8 gives up by default.
+        host = {"address": url, "socket_timeout": None}
+        CHANNEL_LAYERS["default"]["CONFIG"] = {"hosts": [host]}

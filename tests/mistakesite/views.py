@@ -1,5 +1,6 @@
 """A mistake in each view, named after it."""
 
+import asyncio
 import time
 from contextlib import suppress
 
@@ -320,6 +321,22 @@ async def returns_a_json_response_as_a_message(socket):
 
 async def returns_a_str(socket):
     return "hello"
+
+
+async def starts_a_task_and_returns(socket):
+    await socket.accept()
+    socket.start(tick(socket))
+
+
+async def creates_a_task(socket):
+    await socket.accept()
+    asyncio.create_task(tick(socket))  # noqa: RUF006
+
+
+async def tick(socket):
+    while True:
+        await socket.send_text("tick")
+        await asyncio.sleep(0.01)
 
 
 async def catches_every_exception(socket):

@@ -28,6 +28,7 @@ SOCKETS = [
     views.wait,
     views.thread,
     views.flood,
+    views.give,
     views.busy,
     views.late,
     views.chat,

@@ -325,6 +325,12 @@ async def flood(socket: WebSocket):
         await socket.send_bytes(bytes(2**16))
 
 
+async def give(socket: WebSocket):
+    """Send a large message, and be done."""
+    await socket.accept()
+    await socket.send_bytes(bytes(12 * 2**20))
+
+
 @note_end
 async def blocked(socket: WebSocket):
     """Read while the client is sent more than it takes."""

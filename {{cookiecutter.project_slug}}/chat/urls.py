@@ -15,7 +15,7 @@ urlpatterns = [
         LoginView.as_view(template_name="chat/login.html", extra_context={"settings": settings}),
         name="login",
     ),
-    path("logout/", LogoutView.as_view(), name="logout"),
+    path("logout/", LogoutView.as_view(next_page="chat:login"), name="logout"),
     path("rooms/<slug:slug>/", RoomView.as_view(), name="room"),
     websocket("rooms/<slug:slug>/ws/", room_socket, name="socket"),
 ]

@@ -87,7 +87,6 @@ AUTH_PASSWORD_VALIDATORS = [
 # jinja: if cookiecutter.chat_example
 LOGIN_REDIRECT_URL = "chat:rooms"
 LOGIN_URL = "chat:login"
-LOGOUT_REDIRECT_URL = "chat:login"
 # jinja: else
 # The admin has a login page, until the site has one of its own.
 LOGIN_REDIRECT_URL = "index"

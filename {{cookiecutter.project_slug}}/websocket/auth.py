@@ -197,7 +197,7 @@ def _tell(notice: Notice, using: str | None) -> None:
         try:
             _publish(notice)
         except groups.PublishError as error:
-            logger.error("Sockets that should be closed stay open: %s", error)
+            logger.error("Sockets that should be closed stay open until Redis is back: %s", error)
 
     if using is None:
         publish()

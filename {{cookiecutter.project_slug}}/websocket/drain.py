@@ -54,7 +54,7 @@ def _begin() -> None:
 async def _drain() -> None:
     """Close the sockets, then let uvicorn stop: its handler of the signal is back in its place."""
     notice = min(NOTICE, conf.DRAIN_SECONDS / 3)
-    logger.info("Stopping: the sockets are closed over %g s.", conf.DRAIN_SECONDS)
+    logger.info("Stopping: the sockets are closed within %g s.", conf.DRAIN_SECONDS)
     try:
         await asyncio.sleep(notice)
         admission.get_queue().close()

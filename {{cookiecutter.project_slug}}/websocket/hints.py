@@ -36,6 +36,10 @@ _HINTS: Final = {
         "page needs."
     ),
     r"WebSocket\.send\(\) got an unexpected": "Use send_text(), send_bytes() or send_json().",
+    r"You cannot call this from an async context": (
+        "Use async methods, such as `await queryset.acount()` and `await session.asave()`."
+    ),
+    r"Missing staticfiles manifest entry": "Run `python manage.py collectstatic`.",
     r"no such table|relation .* does not exist": "Run `python manage.py migrate`.",
 }
 

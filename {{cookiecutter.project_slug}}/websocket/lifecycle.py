@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core import signals
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.http.response import HttpResponseBase
@@ -15,6 +16,7 @@ from django.http.response import HttpResponseBase
 from websocket import conf, logins, sweep
 from websocket.counters import counters, lock
 from websocket.handshake import HandshakeHandler, get_handler
+from websocket.link import LINGER
 from websocket.lookout import Lookout
 from websocket.members import open_own_group
 from websocket.protocol import InvalidMessage, State, WebSocketDisconnect, one_line
@@ -44,6 +46,8 @@ async def run(
                 view.close()  # The login has ended meanwhile, and the handshake is refused.
             else:
                 result = await view
+                if settings.DEBUG and supervisor.has_tasks():
+                    note_cancelled_tasks(connection)
         await finish(connection, result, supervisor.errors)
         supervisor.errors = []  # Break a cycle: their tracebacks refer to this frame.
     finally:
@@ -97,13 +101,28 @@ async def finish(
     await refuse(connection, result)
 
 
+def note_cancelled_tasks(connection: Connection) -> None:
+    """Say why tasks end: a view that only starts them, and returns, is an easy mistake to make."""
+    if connection.app_state is State.CONNECTED and not connection.messages_in:
+        logger.warning(
+            "The view at %s has ended, which cancels the tasks that it has started: let it wait "
+            "for its client, with `async for _ in socket: pass`.",
+            connection.path,
+        )
+
+
 async def hang_up(connection: Connection, code: int, reason: str = "") -> None:
-    """Close the connection, and abort it if its client does not read the close."""
+    """Close the connection, and abort it once its client reads no more of what comes before that."""
     connection.close_soon(code, reason.encode(errors="replace")[:123].decode(errors="ignore"))
-    if connection.closing is not None:
-        _, pending = await asyncio.wait([connection.closing], timeout=conf.DISCONNECT_GRACE)
-        if pending:
+    if connection.closing is None:
+        return
+    loop = asyncio.get_running_loop()
+    deadline, unsent = loop.time() + LINGER, connection.link.count_unsent()
+    while not (await asyncio.wait([connection.closing], timeout=conf.DISCONNECT_GRACE))[0]:
+        before, unsent = unsent, connection.link.count_unsent()
+        if unsent >= before or loop.time() >= deadline:
             connection.link.abort()
+            return
 
 
 def report(connection: Connection, error: Exception) -> None:

@@ -107,6 +107,10 @@ class Link:
         counters["flooded"] += 1
         return True
 
+    def count_unsent(self) -> int:
+        """Return the number of bytes that the client has not taken yet."""
+        return 0 if (transport := self.transport) is None else internals.unsent(transport)
+
     # After the view
 
     def end(self, seconds: float = LINGER) -> None:
@@ -114,6 +118,7 @@ class Link:
         transport = self.transport
         if transport is not None and (internals.unsent(transport) or not transport.is_closing()):
             self.deadline = time.monotonic() + seconds
+            self.unsent = internals.unsent(transport)  # These are no pongs.
             sweep.add(self)
 
     def look(self) -> None:

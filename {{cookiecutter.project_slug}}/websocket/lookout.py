@@ -30,7 +30,7 @@ class Lookout:
             self.close_at = time.monotonic() + conf.MAX_AGE * random.uniform(0.9, 1)
 
     def look(self) -> None:
-        """Read ahead if the view has received nothing since the last look, and is not waiting."""
+        """Drop a client that has left or that floods, and read ahead for a view that does not."""
         connection = self.connection
         if connection.app_state is State.CONNECTING:
             connection.link.drop_if_left()

@@ -28,7 +28,7 @@ def memberships_of(connection: Connection) -> Memberships:
         resume = connection.resume
         arguments = (
             identify(connection) if resume is not None else connection.id or "",
-            connection.link.send,
+            connection.link.send,  # The server's own: a ResumingOutbox marks messages itself.
             partial(failed, connection),
             partial(too_slow, connection),
             partial(missed, connection),

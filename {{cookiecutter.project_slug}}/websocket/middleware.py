@@ -95,10 +95,10 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> Awaitable[N
     if not await queue.enter(link):
         return turn_away(Connection(scope, receive, send))
     try:
+        since = await logins.listen()
         enter_handshake_thread()
         if script_name := settings.FORCE_SCRIPT_NAME or scope.get("root_path"):
             set_script_prefix(script_name)
-        since = await logins.listen()
         handler = get_handler()
         if handler.needs_thread:
             connection, response = await handle_in_thread(handler, scope, receive, send)

@@ -59,6 +59,10 @@ class WebSocketDisconnect(Exception):
         self.code = code
         self.reason = reason
 
+    def __str__(self) -> str:
+        why = f"{self.code} {self.reason}".strip()
+        return f"The connection is over ({why}). A task of socket.start() ends quietly then."
+
 
 class InvalidMessage(ValueError):
     """The client sent a message that the view cannot read.

@@ -164,7 +164,7 @@ def warn(connection: Connection, response: HttpResponseBase) -> None:
         url = response.get("Location", "").partition("?")[0]
         hint = ""
         if url.startswith("https:"):
-            hint = " If it is, set SECURE_PROXY_SSL_HEADER, so that Django knows of the TLS."
+            hint = " If it connects there, set SECURE_PROXY_SSL_HEADER: Django takes it for ws://."
         logger.warning(
             "The handshake at %s was redirected, which no browser follows: connect to %s.%s",
             connection.path,

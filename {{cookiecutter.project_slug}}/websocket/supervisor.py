@@ -130,6 +130,10 @@ class Supervisor:
         if not (self._stops or self.is_over):
             self._stop()
 
+    def has_tasks(self) -> bool:
+        """Return whether tasks run that the view has started."""
+        return bool(self._started)
+
     def connection_ended(self) -> None:
         """Give the view WEBSOCKET_DISCONNECT_GRACE seconds to end, unless it has a deadline."""
         if self._timer is None:
@@ -166,6 +170,7 @@ class Supervisor:
                 self._view.__qualname__,
                 " > ".join(f"{code.co_qualname}:{line}" for code, line in waiting),
             )
+        self._call_in(max(conf.DISCONNECT_GRACE, 0.1))  # It may go on in spite of that.
         self._stop()
 
     def _stop(self) -> None:

@@ -77,6 +77,8 @@ class Memberships:
         key = key_of(group)
         while key in resume.held:  # Another task of the view joins it.
             await asyncio.sleep(0.01)
+        if group not in self.groups:
+            return False  # It was left meanwhile.
         if self.member in self.hub.members.get(group, ()):
             return True
         resume.held[key] = []

@@ -22,7 +22,7 @@ _OVERHEAD: Final = 64
 
 
 class PublishError(Exception):
-    """A message could not be handed to Redis: nobody gets it."""
+    """Redis cannot be reached, or has not answered in time; a message may be published anyway."""
 
 
 class MessagesMissed(Exception):

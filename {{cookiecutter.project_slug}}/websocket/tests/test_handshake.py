@@ -885,8 +885,8 @@ class RefusalTests(SimpleTestCase):
         self.assertEqual(
             logs.records[0].getMessage(),
             "The handshake at /ws/ was redirected, which no browser follows: connect to "
-            "wss://testserver/ws/. If it is, set SECURE_PROXY_SSL_HEADER, so that Django knows of "
-            "the TLS.",
+            "wss://testserver/ws/. If it connects there, set SECURE_PROXY_SSL_HEADER: Django takes "
+            "it for ws://.",
         )
 
     @skipUnless(django.VERSION >= (4, 2), "Async streaming came with Django 4.2.")

@@ -67,6 +67,16 @@ async def twice(socket: WebSocket, name: str) -> None:
     await socket.send_json(await asyncio.gather(socket.join(name), socket.join(name)))
 
 
+async def left(socket: WebSocket, name: str) -> None:
+    """Leave a room while one join waits for Redis, and another one for the first."""
+    await socket.accept()
+    joins = [asyncio.create_task(socket.join(name)) for _ in range(2)]
+    await asyncio.sleep(0)
+    await socket.leave(name)
+    await asyncio.gather(*joins)
+    await socket.send_json(len(get_hub().members.get(name, ())))
+
+
 async def never(socket: WebSocket, name: str) -> None:
     await socket.accept()
 
@@ -83,6 +93,7 @@ async def plain(socket: WebSocket) -> None:
 
 
 urlpatterns = [
+    websocket("left/<name>/", left),
     websocket("never/<name>/", never),
     websocket("plain/", plain),
     websocket("room/<name>/", room),
@@ -560,6 +571,10 @@ class RedisTests(Everything, OnRedis):
             await apublish(self.group, f"{number}")
         async with page.connected():
             self.assertEqual(await page.read(4), ["0", "1", "2", "complete"])
+
+    async def test_a_group_that_is_left_while_two_joins_wait_has_no_member(self) -> None:
+        async with Page(f"/left/{self.group}/").connected() as page:
+            self.assertEqual(await page.next(), "0")
 
     async def test_a_group_that_is_left_while_a_join_waits_is_not_followed(self) -> None:
         hub: Any = get_hub()

@@ -426,6 +426,18 @@ class CleanupTests(LifeTestCase):
             await LostServer(CONNECT).serve()
         self.assertEqual(cleaned, ["view"])
 
+    async def test_a_view_that_swallows_being_cut_off_is_cut_off_again_and_named_once(self):
+        async def view(socket):
+            await socket.accept()
+            for _ in range(4):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await wait_for_nothing()
+
+        with self.assertLogs("django.websocket", "WARNING") as logs, serving(view):
+            async with asyncio.timeout(30):
+                await Server(CONNECT, left()).serve()
+        self.assertEqual(len(logs.output), 1)
+
     @override_settings(WEBSOCKET_DISCONNECT_GRACE=0)
     async def test_a_view_without_grace_that_waits_for_its_thread_does_not_keep_the_loop_busy(self):
         async def view(socket):

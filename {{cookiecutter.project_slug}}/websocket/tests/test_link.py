@@ -127,6 +127,12 @@ class EndTests(SimpleTestCase):
         await until(lambda: not self.is_looked_at())
         self.assertTrue(self.transport.aborted)
 
+    async def test_what_was_sent_since_the_last_look_is_not_taken_for_pongs(self):
+        self.transport.unsent = PONGS + 1
+        self.link.end()
+        self.link.look()
+        self.assertFalse(self.transport.aborted)
+
     async def test_a_client_that_does_not_answer_the_close_is_left_to_the_server(self):
         self.link.end(seconds=0.01)
         await until(lambda: not self.is_looked_at())

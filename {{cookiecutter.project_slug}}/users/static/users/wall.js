@@ -93,6 +93,8 @@ function showHere() {
     if (!people.querySelector(`[data-alias="${alias}"]`)) people.append(dot(alias, "li"));
   }
   people.firstChild.classList.add("you");
+  // Once somebody else is here, the invitation need not draw the eye any more.
+  element("second").classList.toggle("plain", here.size > 1);
   element("count").textContent = here.size.toLocaleString();
   element("count-text").textContent =
     here.size === 1 ? "person has this page open: you" : "people have this page open";
