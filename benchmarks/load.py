@@ -108,6 +108,8 @@ class Load:
         self.running = False
         self.finished = asyncio.Event()
         self.error: Exception | None = None
+        #: Seconds for an answer, after which the load has failed.
+        self.patience = PATIENCE
         self.reset()
 
     def reset(self) -> None:
@@ -129,10 +131,10 @@ class Load:
         cpu, redis_cpu, start = self.read_cpu(), self.read_redis_cpu(), perf_counter()
         gc.disable()
         try:
-            async with asyncio.timeout(seconds + PATIENCE):
+            async with asyncio.timeout(seconds + self.patience):
                 self.count += 0 if self.error else await self.work(seconds)
         except TimeoutError:
-            raise self.servers[0].failed(f"No answer for {PATIENCE} seconds.") from None
+            raise self.servers[0].failed(f"No answer for {self.patience} seconds.") from None
         finally:
             gc.enable()
         self.cpu += self.read_cpu() - cpu
@@ -148,7 +150,8 @@ class Load:
         return self.redis.cpu() if self.redis is not None else 0.0
 
     def fail(self, why: str) -> None:
-        self.error = self.servers[0].failed(why)
+        if self.error is None:  # What follows from it says no more.
+            self.error = self.servers[0].failed(why)
         self.finished.set()
 
     def close(self) -> None:

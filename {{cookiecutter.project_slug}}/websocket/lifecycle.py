@@ -112,7 +112,7 @@ def note_cancelled_tasks(connection: Connection) -> None:
 
 
 async def hang_up(connection: Connection, code: int, reason: str = "") -> None:
-    """Close the connection, and abort it once its client reads no more of what comes before that."""
+    """Close the connection, and abort it once its client reads no more of what was sent."""
     connection.close_soon(code, reason.encode(errors="replace")[:123].decode(errors="ignore"))
     if connection.closing is None:
         return
