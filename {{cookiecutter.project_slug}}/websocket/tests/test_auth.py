@@ -891,6 +891,7 @@ class Disconnecting:
 
 @override_settings(LOGIN_URL="/log-in/", PASSWORD_HASHERS=[FAST_HASHER], ROOT_URLCONF=__name__)
 class DisconnectingOnMemoryTests(Disconnecting, TransactionTestCase):
+    @override_settings(WEBSOCKET_REDIS_URL="")
     def test_a_process_that_serves_no_sockets_says_that_they_stay_open(self) -> None:
         with self.assertLogs("django.websocket", "WARNING") as logs:
             self.ada.save()
