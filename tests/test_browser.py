@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from conftest import CHROMIUM, edit, needs_chromium, servers_of
+from conftest import HEADLESS_SHELL, edit, needs_chromium, servers_of
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sites import catch_up
 
@@ -70,7 +70,7 @@ def browser() -> Iterator[Browser]:
     )
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        browser = playwright.chromium.launch(executable_path=HEADLESS_SHELL, args=quiet)
         yield browser
         browser.close()
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CHROMIUM, Project, Server, needs_chromium
+from conftest import HEADLESS_SHELL, Project, Server, needs_chromium
 from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -79,7 +79,7 @@ def test_a_vote_and_a_change_in_the_admin_show_on_all_pages(
     server = serve(path=tutorial.path)
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=HEADLESS_SHELL, args=["--no-sandbox"])
         ours = browser.new_context()
         admin, voter, watcher = ours.new_page(), ours.new_page(), browser.new_context().new_page()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import CHROMIUM, PATIENCE, Project, Server, locked, run
+from conftest import CHROMIUM, HEADLESS_SHELL, PATIENCE, Project, Server, locked, run
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from services import need
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -194,7 +194,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip("There is no Chromium here.")
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=HEADLESS_SHELL, args=["--no-sandbox"])
         yield browser
         browser.close()
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CHROMIUM, PATIENCE, Project, Server, free_port, needs_chromium, run
+from conftest import HEADLESS_SHELL, PATIENCE, Project, Server, free_port, needs_chromium, run
 from playwright.sync_api import Page, expect, sync_playwright
 from services import need, running
 from websockets.exceptions import InvalidStatus
@@ -227,7 +227,7 @@ def test_a_page_shows_the_time_and_two_people_talk_in_the_room(
 
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=HEADLESS_SHELL, args=["--no-sandbox"])
         anna, ben = (browser.new_context().new_page() for _ in range(2))
         anna.goto(f"{server.url}/time/")
         expect(anna.locator("time")).to_have_text(re.compile(r"^\d{4}-\d\d-\d\dT"))

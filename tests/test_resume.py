@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import CHROMIUM, Project, Server, needs_chromium
+from conftest import HEADLESS_SHELL, Project, Server, needs_chromium
 from playwright.sync_api import Page, sync_playwright
 from services import Redis, running_redis
 
@@ -65,7 +65,7 @@ def site(workshop: Project) -> Project:
 @pytest.fixture
 def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=HEADLESS_SHELL, args=["--no-sandbox"])
         yield browser.new_page()
         browser.close()
 
