@@ -62,7 +62,10 @@ async def large(server: Server, members: int, seconds: float) -> Figures:
 
 
 async def sockets(server: Server, cookies: Sequence[str], seconds: float, resume: bool) -> Figures:
-    """Open a socket for each cookie, and measure what they take while they only exist."""
+    """Open a socket for each cookie, and measure what they take while they only exist.
+
+    An empty cookie is that of a visitor who is not logged in.
+    """
     warm_up = [Member() for _ in range(min(AT_ONCE, len(cookies)))]
     await open_all(warm_up, server, cookies, resume)
     close_all(warm_up)
@@ -107,7 +110,8 @@ async def open_all(
 
     async def come(number: int, member: Member) -> None:
         path = f"/idle/room.{number // MEMBERS}/{query}"
-        await connect(member, server, path, {"Cookie": cookies[number]}, HANDSHAKE)
+        headers = {"Cookie": cookies[number]} if cookies[number] else None
+        await connect(member, server, path, headers, HANDSHAKE)
 
     for start in range(0, len(members), AT_ONCE):
         batch = list(enumerate(members))[start : start + AT_ONCE]
