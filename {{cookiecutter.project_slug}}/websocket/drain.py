@@ -70,6 +70,8 @@ async def _close_sockets(seconds: float) -> None:
     begun = loop.time()
     connections = [item.connection for item in sweep.everything() if isinstance(item, Lookout)]
     for number, connection in enumerate(connections):
-        await asyncio.sleep(begun + number * seconds / len(connections) - loop.time())
+        delay = begun + number * seconds / len(connections) - loop.time()
+        if delay > 0:  # A busy event loop would take a whole turn for each sleep of 0 s.
+            await asyncio.sleep(delay)
         if connection.app_state is State.CONNECTED:
             connection.close_soon(1012, "The server is stopping; connect again.")

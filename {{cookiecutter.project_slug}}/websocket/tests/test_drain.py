@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from contextlib import asynccontextmanager
 from unittest import mock
 
@@ -61,6 +62,28 @@ class DrainTests(SimpleTestCase):
         yield [reader for reader, _ in streams]
         for _, writer in streams:
             writer.close()
+
+    def test_a_busy_event_loop_closes_several_sockets_in_a_turn(self):
+        async def main(server, port):
+            loop = asyncio.get_running_loop()
+            turns, is_over = 0, False
+
+            def take_a_turn():
+                nonlocal turns
+                turns += 1
+                time.sleep(0.02)
+                if not is_over:
+                    loop.call_soon(take_a_turn)
+
+            async with self.sockets(port, 60) as readers:
+                take_a_turn()
+                terminate()
+                closes = await asyncio.gather(*map(closed, readers))
+                is_over = True
+                self.assertEqual({close[1:] for close in closes}, {(1012, True)})
+                self.assertLess(turns, 60)
+
+        self.run_site(main)
 
     def test_sockets_are_closed_one_after_the_other_and_work_until_then(self):
         async def main(server, port):

@@ -179,6 +179,28 @@ class RedisTests(OnRedis):
         await member.until(received=6)
         self.assertEqual(member.received, [0, 0, 1, 1, 2, 2])
 
+    async def test_a_busy_event_loop_gets_several_messages_in_a_turn(self) -> None:
+        hub, member, turns = get_hub(), Member(), 0
+        hub.add("a", member)
+        await hub.until_ready("a")
+
+        def publish_all() -> None:
+            for number in range(100):
+                publish("a", str(number))
+
+        def take_a_turn() -> None:
+            nonlocal turns
+            turns += 1
+            time.sleep(0.02)
+            if len(member.received) < 100:
+                asyncio.get_running_loop().call_soon(take_a_turn)
+
+        take_a_turn()
+        await sync_to_async(publish_all)()
+        await member.until(received=100)
+        self.assertEqual(member.received, [str(number) for number in range(100)])
+        self.assertLess(turns, 100)
+
     async def test_a_message_whose_answer_is_lost_is_not_published_again(self) -> None:
         in_thread = sync_to_async(publish, thread_sensitive=False)
         async with self.proxy() as proxy, self.redis_client() as other:
