@@ -15,6 +15,8 @@ import pytest
 from conftest import PATIENCE, Project, Server, free_port, wait_until
 from websockets.sync.client import connect
 
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
 MINI_BROWSER = next(Path("/usr/lib").glob("*/webkit2gtk-4.*/MiniBrowser"), None)
 
 MEANWHILE = "from users.models import Note; Note.objects.create(author='abcdef', text='Meanwhile')"
