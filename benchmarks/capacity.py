@@ -24,6 +24,9 @@ from benchmarks.servers import Server, ServerFailed, kib
 #: Members of each group, while sockets only exist.
 MEMBERS = 100
 
+#: Seconds for a message to all members.
+PATIENCE = 60.0
+
 #: Seconds for a handshake, which may wait while Python collects the garbage of so many sockets.
 HANDSHAKE = 60.0
 
@@ -34,20 +37,22 @@ OTHER_FILES = 500
 async def large(server: Server, members: int, seconds: float) -> Figures:
     """Publish to a large group, one message after the other, while another socket echoes."""
     group = Group([server], members)
-    group.patience = 60  # Channels takes more than ten seconds for a message to 10,000 members.
-    await group.open()
-    await group.run(0)  # The first message may wait for what the joins have left to do.
-    group.reset()
-    probe = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.probe", str(server.port)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    # Until it is on its way: the connection and its first echo take some milliseconds.
-    await asyncio.sleep(0.3)
-    await group.run(seconds)
-    probe.terminate()
-    output, _ = await probe.communicate()
-    group.close()
+    group.patience = PATIENCE
+    try:
+        await group.open()
+        await group.run(0)  # The first message may wait for what the joins have left to do.
+        group.reset()
+        probe = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "benchmarks.probe", str(server.port)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        # Until it is on its way: the connection and its first echo take some milliseconds.
+        await asyncio.sleep(0.3)
+        await group.run(seconds)
+        probe.terminate()
+        output, _ = await probe.communicate()
+    finally:
+        group.close()
     if probe.returncode:
         raise server.failed(f"The echoes ended with {probe.returncode}.")
     echoes = json.loads(output)

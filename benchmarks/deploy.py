@@ -185,6 +185,10 @@ class Crowd:
         """Return for how long the clients that were sent away were away."""
         return [client.away for client in self.clients if client.left is not None]
 
+    def received(self) -> int:
+        """Return how many messages have come, to all clients together."""
+        return sum(len(client.received) for client in self.clients)
+
     def missed(self, published: int) -> int:
         """Return how many messages did not reach a client, of so many to the rooms in turn."""
         return sum(
@@ -193,7 +197,7 @@ class Crowd:
         )
 
     def close(self) -> None:
-        close_all([client for client in self.clients if hasattr(client, "transport")])
+        close_all(self.clients)
         for task in self.tasks:
             task.cancel()
 
@@ -209,11 +213,14 @@ async def publishing(crowd: Crowd, publisher: Publisher) -> Process:
     return process
 
 
-async def published(process: Process) -> int:
-    """Stop to publish, and return how many messages there were, once they should have come."""
+async def published(crowd: Crowd, process: Process) -> int:
+    """Stop to publish, and return how many messages there were, once no more come."""
     process.terminate()
     output, _ = await process.communicate()
-    await asyncio.sleep(1)
+    before, deadline = -1, perf_counter() + PATIENCE
+    while (now := crowd.received()) > before and perf_counter() < deadline:
+        before = now
+        await asyncio.sleep(1)
     return int(output)
 
 
@@ -230,7 +237,7 @@ async def deploy(
         down, cpu = perf_counter() - start, server.cpu()
         await crowd.until_all_in(patience)
         cpu = server.cpu() - cpu
-        number = await published(process)
+        number = await published(crowd, process)
     finally:
         crowd.close()
         if process.returncode is None:
@@ -263,7 +270,7 @@ async def replace(
             stopped = perf_counter() - start
             await crowd.until_all_in(patience)
             await asyncio.sleep(1)
-            number = await published(process)
+            number = await published(crowd, process)
         finally:
             echoing.cancel()
             crowd.close()

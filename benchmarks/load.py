@@ -65,7 +65,8 @@ class Client(WSListener):
 
     def close(self) -> None:
         self.closing = True
-        self.transport.disconnect(False)
+        if hasattr(self, "transport"):  # It may not have got in.
+            self.transport.disconnect(False)
 
 
 async def connect(
