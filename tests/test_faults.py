@@ -1,5 +1,6 @@
 """The project's own tests of faults, which its workflow runs with all others: each can fail."""
 
+import pytest
 from conftest import Project
 from services import need
 
@@ -25,6 +26,7 @@ async def wall(socket):
 FAULTS = "project/tests/test_faults.py"
 
 
+@pytest.mark.slow
 def test_each_of_the_projects_faults_fails_where_the_site_is_careless(workshop: Project) -> None:
     need("redis-server")
     with (workshop.path / "users" / "views.py").open("a") as views:

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import Project, run
 
 # Written once for both plugins, whose marks have their names.
@@ -52,6 +53,7 @@ async def test_a_test_without_a_database_waits_for_a_groups_message():
 """
 
 
+@pytest.mark.slow
 def test_functions_test_sockets_with_pytest_asyncio_and_with_anyio(
     workshop: Project, tmp_path: Path
 ) -> None:

@@ -151,6 +151,8 @@ for name in ("anna", "ben"):
 
 
 @needs_chromium
+@pytest.mark.engine
+@pytest.mark.slow
 def test_selenium_drives_chromium_through_the_projects_live_server(
     neighbours: Project, tmp_path: Path
 ) -> None:

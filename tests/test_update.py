@@ -45,6 +45,7 @@ def source(template: Path, tmp_path: Path, commit: Callable[[Path, str], None]) 
     return source
 
 
+@pytest.mark.slow
 def test_a_project_that_cookiecutter_made_learns_later_where_it_comes_from(
     source: Path, render: Callable[..., Path], cruft: Callable[..., int]
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_project_that_cookiecutter_made_learns_later_where_it_comes_from(
     cruft("check", cwd=project)
 
 
+@pytest.mark.slow
 def test_an_update_brings_the_templates_changes_and_keeps_the_projects_own(
     source: Path,
     tmp_path: Path,
