@@ -206,7 +206,8 @@ def existing(number: str, size: int, contenders: tuple[str, ...]) -> OneByOne:
 
 #: What takes longer than it tells in a quick run.
 NOT_QUICK = (
-    *("resume", "large_1k", "sockets_1k", "sockets_most"),
+    *("connect_default", "burst", "stalled", "resume", "large_1k", "replace"),
+    *("sockets_1k", "sockets_10k", "sockets_most"),
     *("uvicorn_32", "uvicorn_4k", "uvicorn_idle"),
 )
 
