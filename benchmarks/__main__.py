@@ -230,7 +230,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, metavar="N")
     parser.add_argument("--seconds", type=float, help="of each contender in a round")
-    parser.add_argument("--quick", action="store_true", help="all in three minutes, and less exact")
+    parser.add_argument("--quick", action="store_true", help="most, in three minutes, less exact")
     parser.add_argument("--smoke", action="store_true", help="all in seconds, without meaning")
     parser.add_argument(
         "--against", metavar="REVISION", help="measure the template as of a git revision as well"

@@ -513,7 +513,7 @@ def test_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_awa
     def all_are_there() -> bool:
         return all(map(is_there, range(len(clients))))
 
-    def missing() -> str:
+    def describe_absent() -> str:
         """Say of each client that is away how its task has ended, or in which line it waits."""
         away = [tasks[number] for number in range(len(clients)) if not is_there(number)]
         ends = [task.exception() if task.done() else task.get_stack() for task in away]
@@ -522,7 +522,7 @@ def test_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_awa
     async def until(condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + 120
         while not condition():
-            assert time.monotonic() < deadline, f"{what}: {missing()}"
+            assert time.monotonic() < deadline, f"{what}: {describe_absent()}"
             await asyncio.sleep(0.05)
 
     async def replace(web: Web) -> None:

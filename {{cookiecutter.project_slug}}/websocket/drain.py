@@ -71,7 +71,7 @@ async def _close_sockets(seconds: float) -> None:
     connections = [item.connection for item in sweep.everything() if isinstance(item, Lookout)]
     for number, connection in enumerate(connections):
         delay = begun + number * seconds / len(connections) - loop.time()
-        if delay > 0:  # A busy event loop would take a whole turn for each sleep of 0 s.
+        if delay > 0:  # Even a sleep of 0 s takes a turn of the event loop.
             await asyncio.sleep(delay)
         if connection.app_state is State.CONNECTED:
             connection.close_soon(1012, "The server is stopping; connect again.")

@@ -287,8 +287,8 @@ class Listener:
                     self.came += 1
                 else:
                     self.server.receive(group, data)
-                    # In a flood, let the server write delivered messages; but not after each one,
-                    # for a busy event loop would fall behind.
+                    # Let the server write delivered messages during a flood, but not after each
+                    # one: a busy event loop would fall behind.
                     if time.monotonic() >= turn_ends:
                         await asyncio.sleep(0)
                         turn_ends = time.monotonic() + TURN

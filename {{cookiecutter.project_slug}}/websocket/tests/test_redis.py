@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 from unittest import mock
@@ -195,8 +196,11 @@ class RedisTests(OnRedis):
             if len(member.received) < 100:
                 asyncio.get_running_loop().call_soon(take_a_turn)
 
+        # The event loop stands still until all of them are there.
+        publisher = threading.Thread(target=publish_all)
+        publisher.start()
+        publisher.join()
         take_a_turn()
-        await sync_to_async(publish_all)()
         await member.until(received=100)
         self.assertEqual(member.received, [str(number) for number in range(100)])
         self.assertLess(turns, 100)
