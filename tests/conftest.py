@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -287,6 +288,18 @@ def edit(path: Path, text: str) -> None:
     written = path.with_name(f"{path.name}.new")
     written.write_text(text, encoding="utf-8")
     written.replace(path)
+
+
+def trusting(certificate: Path) -> ssl.SSLContext:
+    """Return what a client needs to trust a certificate that a test has made.
+
+    Not for TLS 1.3, whose servers send tickets once the handshake is over: the sync client of
+    websockets reads these in one thread while it sends its request in another, which OpenSSL does
+    not allow. With a load on both cores, one in some hundred handshakes was never answered.
+    """
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 # The protocol class of all servers: .ci/run runs the tests of sockets again with websocket.fast.

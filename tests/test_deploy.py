@@ -30,6 +30,7 @@ from conftest import (
     free_port,
     make_venv,
     run,
+    trusting,
     wait_until,
 )
 from services import Postgres, Redis, need, running, running_postgres, running_redis
@@ -168,7 +169,7 @@ class Proxy:
 
     @property
     def trust(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.certificate))
+        return trusting(self.certificate)
 
     def browser(self) -> requests.Session:
         session = requests.Session()
@@ -182,7 +183,6 @@ class Proxy:
         return connect(
             f"wss://{HOST}:{self.port}{path}",
             additional_headers={"Cookie": cookies, "Origin": self.url},
-            # Over TLS, this client waits for its own reader for good if its time is up.
             open_timeout=PATIENCE,
             proxy=None,
             ssl=self.trust,
@@ -329,12 +329,12 @@ def test_a_message_reaches_the_clients_of_the_other_process(proxy: Proxy) -> Non
 
         def both_are_reached() -> bool:
             """Connect once more: a process that was away is asked again after some seconds."""
-            client = proxy.connect("/room/")
-            process = json.loads(client.recv(timeout=10))["process"]
-            if process in clients:
-                client.close()
-            else:
-                clients[process] = stack.enter_context(client)
+            with contextlib.ExitStack() as connection:
+                client = connection.enter_context(proxy.connect("/room/"))
+                process = json.loads(client.recv(timeout=10))["process"]
+                if process not in clients:
+                    clients[process] = client
+                    stack.push(connection.pop_all())
             return len(clients) == 2
 
         wait_until(both_are_reached, lambda: f"All get to process {[*clients]}.")

@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, Project, Server
+from conftest import PATIENCE, Project, Server, trusting
 from sites import catch_up, cookie_of, get, logging, quiet, serving
 from websockets.asyncio.client import connect as async_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -138,7 +137,7 @@ def test_ssl_redirect_lets_wss_through(project: Project, tmp_path: Path) -> None
         capture_output=True,
     )
     args = ("--ssl-keyfile", str(key), "--ssl-certfile", str(certificate))
-    trust = ssl.create_default_context(cafile=str(certificate))
+    trust = trusting(certificate)
     with (
         serving(project, tmp_path, *args, **PRODUCTION) as server,
         connect(f"wss://127.0.0.1:{server.port}/echo/", ssl=trust, open_timeout=PATIENCE) as client,

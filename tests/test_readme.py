@@ -6,13 +6,21 @@ import contextlib
 import http.client
 import re
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import HEADLESS_SHELL, PATIENCE, Project, Server, free_port, needs_chromium, run
+from conftest import (
+    HEADLESS_SHELL,
+    PATIENCE,
+    Project,
+    Server,
+    free_port,
+    needs_chromium,
+    run,
+    trusting,
+)
 from playwright.sync_api import Page, expect, sync_playwright
 from services import need, running
 from websockets.exceptions import InvalidStatus
@@ -327,7 +335,7 @@ def test_the_readmes_server_behind_the_readmes_nginx_serves_pages_sockets_and_ev
 
     server = serve(env=env, path=pasted.path)
     port, certificate = nginx(server.port)
-    trust = ssl.create_default_context(cafile=str(certificate))
+    trust = trusting(certificate)
 
     def get(path: str) -> http.client.HTTPResponse:
         client = http.client.HTTPConnection("example.com", timeout=10)
