@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from types import CodeType
 from typing import Any, Final
 
 from websocket import conf, internals
 from websocket.protocol import WebSocketDisconnect
+from websocket.threads import current_view
 
 logger = logging.getLogger("django.websocket")
 
@@ -23,8 +25,8 @@ class Supervisor:
 
     From then on, the view has WEBSOCKET_DISCONNECT_GRACE seconds. If it does not know of the end by
     then, because it has neither received nor sent, it is cancelled, and has as long again to clean
-    up. A view that knows is cut off: cancelled, with a warning. If it waits for sync code in a
-    thread, it has up to PATIENCE seconds more.
+    up. A view that knows is cut off: cancelled, with a warning; and so are its tasks. If they wait
+    for sync code in a thread, they have up to PATIENCE seconds more.
 
     Exceptions of the view and of its tasks are kept in `errors` and not raised. (An
     `asyncio.TaskGroup` would wait for the tasks, not cancel them, when the view returns; with one
@@ -50,13 +52,18 @@ class Supervisor:
         self._deadline = 0.0
         # None until they are needed: most sockets never need them.
         self._started: set[asyncio.Task[None]] | None = None
+        self._jobs: set[Future[Any]] | None = None
+        #: Whether a job has ended since the timer was set: the view may not have gone on yet.
+        self._has_worked = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Supervisor:
+        current_view.set(self)
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         self.is_over = True
+        current_view.set(None)
         was_cancelled = isinstance(error, asyncio.CancelledError)
         is_counted = self.task.cancelling() > self._cancelling
         by_server = was_cancelled and is_counted and not self._stops
@@ -83,6 +90,8 @@ class Supervisor:
     async def _end_tasks(self) -> bool:
         """Cancel the view's tasks and wait for them; return whether the server cancelled this."""
         by_server = False
+        if self._started and self._timer is not None:
+            self.end_in(max(conf.DISCONNECT_GRACE, 0.1))  # They learn of the end only now.
         while self._started:
             for task in self._started:
                 task.cancel()
@@ -130,6 +139,19 @@ class Supervisor:
         if not (self._stops or self.is_over):
             self._stop()
 
+    def add_job(self, job: Future[Any]) -> None:
+        """Note sync code that the view or one of its tasks has queued for a thread."""
+        if self._jobs is None:
+            self._jobs = set()
+        self._jobs.add(job)
+        job.add_done_callback(self._job_ended)
+
+    def _job_ended(self, job: Future[Any]) -> None:
+        """Called in the job's thread."""
+        self._has_worked = True
+        if self._jobs is not None:
+            self._jobs.discard(job)
+
     def has_tasks(self) -> bool:
         """Return whether tasks run that the view has started."""
         return bool(self._started)
@@ -147,6 +169,7 @@ class Supervisor:
     def _call_in(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._has_worked = False
         if not self._has_ended():
             self._timer = self.loop.call_later(seconds, self._time_is_up)
 
@@ -158,20 +181,30 @@ class Supervisor:
             self.end_in(conf.DISCONNECT_GRACE)
             self._stop()
             return
-        waiting = list(_waiting(self._view))
-        is_in_thread = bool(waiting) and internals.waits_for_thread(waiting[-1][0])
-        if is_in_thread and self.loop.time() < self._deadline + PATIENCE:
+        chains = [list(_waiting(coroutine)) for coroutine in self._running()]
+        if self._is_working(chains) and self.loop.time() < self._deadline + PATIENCE:
             self._call_in(max(conf.DISCONNECT_GRACE, 0.1))
             return
-        if not (self._is_cut_off or self.is_over):
+        if not self._is_cut_off:
             self._is_cut_off = True
             logger.warning(
-                "The view %s was cut off: its connection is over, and it was waiting at %s.",
+                "%s %s was cut off: its connection is over, and it was waiting at %s.",
+                "A task of the view" if self.is_over else "The view",
                 self._view.__qualname__,
-                " > ".join(f"{code.co_qualname}:{line}" for code, line in waiting),
+                " > ".join(f"{code.co_qualname}:{line}" for code, line in chains[0]),
             )
         self._call_in(max(conf.DISCONNECT_GRACE, 0.1))  # It may go on in spite of that.
         self._stop()
+
+    def _is_working(self, chains: list[list[tuple[CodeType, int]]]) -> bool:
+        """Return whether the view or its tasks wait for sync code, or may not know of its end."""
+        if self._jobs or self._has_worked:
+            return True
+        return any(chain and internals.waits_for_thread(chain[-1][0]) for chain in chains)
+
+    def _running(self) -> list[Any]:
+        """Return the coroutine of the view or, once it has ended, those of its tasks."""
+        return [task.get_coro() for task in self._started or ()] if self.is_over else [self._view]
 
     def _stop(self) -> None:
         self._stops += 1

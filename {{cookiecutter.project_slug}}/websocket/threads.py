@@ -20,8 +20,9 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import cache
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 from weakref import WeakSet
 
 from asgiref.sync import ThreadSensitiveContext
@@ -50,6 +51,17 @@ SLOW_AFTER = 1.0
 HANDSHAKE_THREADS = 4
 
 
+class View(Protocol):
+    """A running view, which may wait for jobs."""
+
+    def add_job(self, job: Future[Any]) -> None:
+        """Note a job that the view, or a task of its, has queued."""
+
+
+#: The view to which the running task belongs.
+current_view: ContextVar[View | None] = ContextVar("current_view", default=None)
+
+
 class DatabaseThread(ThreadPoolExecutor):
     """One thread, which maintains its database connections between jobs.
 
@@ -75,6 +87,8 @@ class DatabaseThread(ThreadPoolExecutor):
         job = super().submit(self._run, fn, *args, **kwargs)
         self.jobs.add(job)
         job.add_done_callback(self.jobs.discard)
+        if (view := current_view.get()) is not None:
+            view.add_job(job)
         return job
 
     def busy_for(self) -> float:

@@ -332,6 +332,20 @@ class EndingTests(LifeTestCase):
                 line = logs.records[0].getMessage()
                 self.assertIn(rf"/{name}%0AINFO%20forged/: a\nb \ud800", line)
 
+    async def test_nor_can_its_name_or_its_address(self):
+        user = mock.Mock(is_authenticated=True, get_username=lambda: "ada\nINFO forged")
+
+        async def view(socket):
+            socket.request.user = user
+            await socket.accept()
+
+        with self.assertLogs("django.websocket", "INFO") as logs, serving(view):
+            await Server(CONNECT).serve(client=("1.2.3.4\nINFO forged", 1))
+        for record in logs.records:
+            line = record.getMessage()
+            self.assertIn(r" 1.2.3.4%0AINFO%20forged ada\nINFO forged ", line)
+            self.assertNotIn("\n", line)
+
     @override_settings(WEBSOCKET_MAX_MESSAGE_SIZE=4)
     async def test_a_message_that_is_too_large_closes_and_is_not_seen(self):
         received = []
@@ -506,6 +520,85 @@ class CleanupTests(LifeTestCase):
         with quiet, override_settings(WEBSOCKET_THREADS=2), serving(view):
             await asyncio.gather(*(server.serve() for server in servers))
         self.assertEqual(len(finished), clients)
+
+    def test_sync_code_may_finish_wherever_the_view_or_its_tasks_wait_for_it(self):
+        def work():
+            time.sleep(0.2)  # Four times the grace.
+
+        async def in_a_task_group():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(sync_to_async(work)())
+
+        async def within_a_timeout():
+            await asyncio.wait_for(sync_to_async(work)(), 30)
+
+        async def rows():
+            await sync_to_async(work)()
+            yield
+
+        async def in_an_async_generator():
+            async for _ in rows():
+                pass
+
+        async def main(clean_up, is_task):
+            finished = []
+
+            async def wait_and_clean_up(waiting):
+                try:
+                    await waiting
+                finally:
+                    await clean_up()
+                    finished.append(clean_up.__name__)
+
+            async def view(socket):
+                await socket.accept()
+                if is_task:
+                    socket.start(wait_and_clean_up(wait_for_nothing()))
+                    await socket.receive_text()
+                else:
+                    await wait_and_clean_up(socket.receive_text())
+
+            server = Server(CONNECT)
+            with serving(view):
+                connection = asyncio.create_task(server.serve())
+                await server.drained.wait()
+                server.events.put_nowait(left())
+                await connection
+            return finished
+
+        # Under asyncio.run, for in an async test, sync code runs in the test's own thread.
+        for clean_up in (in_a_task_group, within_a_timeout, in_an_async_generator):
+            for is_task in (False, True):
+                with self.subTest(clean_up.__name__, is_task=is_task):
+                    with self.assertNoLogs("django.websocket", "WARNING"):
+                        finished = asyncio.run(main(clean_up, is_task))
+                    self.assertEqual(finished, [clean_up.__name__])
+
+    async def test_a_task_that_cleans_up_for_too_long_is_cut_off_with_one_warning(self):
+        async def clean_up():
+            await wait_for_nothing()
+
+        async def task():
+            try:
+                await wait_for_nothing()
+            finally:
+                await clean_up()
+
+        async def view(socket):
+            await socket.accept()
+            socket.start(task())
+            await socket.receive_text()
+
+        server = Server(CONNECT)
+        with self.assertLogs("django.websocket", "WARNING") as logs, serving(view):
+            connection = asyncio.create_task(server.serve())
+            await server.drained.wait()
+            server.events.put_nowait(left())
+            await connection
+        [line] = logs.output
+        self.assertRegex(
+            line, r"A task of the view \S+\.view was cut off: .* \S+clean_up:\d+ > wait_for_noth"
+        )
 
     async def test_a_view_that_never_stops_calling_sync_code_is_cut_off(self):
         async def view(socket):
@@ -1013,7 +1106,7 @@ class ServerTests(LifeTestCase):
                 cleaned.append("view")
 
         server = Server(CONNECT)
-        with serving(view):
+        with serving(view), self.assertLogs("django.websocket", "INFO") as logs:
             connection = asyncio.create_task(server.serve())
             await until(server.drained.is_set)
             connection.cancel()
@@ -1021,6 +1114,8 @@ class ServerTests(LifeTestCase):
                 await connection
         self.assertEqual(cleaned, ["view"])
         self.assertEqual(asyncio.all_tasks(), {asyncio.current_task()})
+        # Even so, the log has its end.
+        self.assertRegex(logs.output[-1], r"/ws/ - - 1006 [\d.]+ s, 0 in, 0 out$")
 
     async def test_a_server_may_cancel_a_connection_whose_tasks_clean_up(self):
         cleaned = []
