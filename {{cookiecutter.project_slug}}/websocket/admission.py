@@ -29,7 +29,6 @@ class Queue:
     """The handshakes of one event loop: how many are in progress, and which ones wait, in order."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
         self.running = 0
         self.waiting: OrderedDict[asyncio.Future[bool], Link] = OrderedDict()
         self.timer: asyncio.TimerHandle | None = None
@@ -65,11 +64,12 @@ class Queue:
     def line_up(self, link: Link) -> asyncio.Future[bool]:
         """Return a future whose result tells whether the handshake has got a place."""
         counters["waited"] += 1
-        turn: asyncio.Future[bool] = self.loop.create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
         self.waiting[turn] = link
         sweep.add(self)
         if self.timer is None:
-            self.timer = self.loop.call_later(PAUSE, self.start_another, context=Context())
+            self.timer = loop.call_later(PAUSE, self.start_another, context=Context())
         return turn
 
     def leave(self) -> None:
@@ -92,7 +92,7 @@ class Queue:
             self.start_next()
         self.timer = None
         if self.waiting:
-            self.timer = self.loop.call_later(PAUSE, self.start_another)
+            self.timer = asyncio.get_running_loop().call_later(PAUSE, self.start_another)
 
     def refuse(self, turn: asyncio.Future[bool]) -> None:
         del self.waiting[turn]
@@ -120,10 +120,10 @@ _queues: WeakKeyDictionary[asyncio.AbstractEventLoop, Queue] = WeakKeyDictionary
 
 def get_queue() -> Queue:
     """Return the queue of the running event loop."""
-    queue = _queues.get(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    queue = _queues.get(loop)
     if queue is None:
-        queue = Queue()
-        _queues[queue.loop] = queue
+        queue = _queues[loop] = Queue()
     return queue
 
 

@@ -1,6 +1,8 @@
 """Handshakes that wait for their turn, and those that are refused because too many wait."""
 
 import asyncio
+import gc
+import weakref
 from unittest import mock
 
 from django.http import HttpResponse
@@ -28,6 +30,18 @@ urlpatterns = [path("page/", lambda request: HttpResponse("page"))]
 
 def link():
     return Link(ServerWithTransport().send)
+
+
+class EventLoopTests(SimpleTestCase):
+    def test_an_event_loop_that_has_ended_is_not_kept_once_another_serves(self):
+        async def main():
+            async with connect_to(echo):
+                pass
+            return weakref.ref(asyncio.get_running_loop())
+
+        ended, _ = asyncio.run(main()), asyncio.run(main())
+        gc.collect()
+        self.assertIsNone(ended())
 
 
 def soon(awaitable):
