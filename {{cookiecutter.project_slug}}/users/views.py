@@ -16,7 +16,7 @@ from django.views.generic import TemplateView
 
 from users.models import Note
 from websocket.connection import InvalidMessage, WebSocket
-from websocket.groups import PublishError, amembers, apublish, presence_changed, publish
+from websocket.groups import PublishError, amembers, presence_changed, publish
 
 # The group of all who have the index page open.
 WALL = "users.wall"
@@ -65,7 +65,7 @@ async def wall(socket: WebSocket) -> None:
             text = text.replace("\0", "").strip()
             if not 0 < len(text) <= 140:
                 raise InvalidMessage("Send 1 to 140 characters.")
-            await apublish(WALL, {"note": await post(me, text)})
+            await post(me, text)
             await asyncio.sleep(1)  # The next note waits in the browser.
     except PublishError:  # Redis is away, and the log says so.
         await socket.close(1013, "Try again later.")
@@ -105,8 +105,11 @@ def notes() -> list[dict[str, Any]]:
 
 
 @sync_to_async
-def post(author: str, text: str) -> dict[str, Any]:
-    """Store a note, and keep the last twenty only, because anybody can write any number of them."""
+def post(author: str, text: str) -> None:
+    """Store a note and show it: in one call, which ends even if its writer leaves meanwhile.
+
+    Only the last twenty are kept, because anybody can write any number of them.
+    """
     note = Note.objects.create(author=author, text=text)
     Note.objects.filter(pk__lte=note.pk - 20).delete()
-    return note.as_event()
+    publish(WALL, {"note": note.as_event()})

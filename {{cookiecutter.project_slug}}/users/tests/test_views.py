@@ -1,5 +1,7 @@
+import asyncio
 import datetime
 import inspect
+import threading
 import time
 import uuid
 from importlib.util import find_spec
@@ -123,6 +125,28 @@ class WallTests(TestCase):
             note = (await next_event(socket, "note"))["note"]
             self.assertEqual(note["text"], "x" * 139 + "y")
         self.assertEqual((await sync_to_async(Note.objects.get)()).text, note["text"])
+
+    async def test_a_note_is_shown_even_if_its_view_is_cancelled_meanwhile(self):
+        loop, cancelled = asyncio.get_running_loop(), threading.Event()
+
+        def cancel() -> None:
+            task.cancel()
+            cancelled.set()
+
+        def create_and_cancel(**values: Any) -> Note:
+            note: Note = create(**values)
+            loop.call_soon_threadsafe(cancel)
+            assert cancelled.wait(5)
+            return note
+
+        create = Note.objects.create
+        async with connect(reverse("wall")) as socket:
+            await next_event(socket, "me")
+            with mock.patch.object(Note.objects, "create", create_and_cancel):
+                task = asyncio.ensure_future(views.post("abcdef", "Bye!"))
+                await asyncio.wait([task])
+            self.assertTrue(task.cancelled())
+            self.assertEqual((await next_event(socket, "note"))["note"]["text"], "Bye!")
 
     async def test_the_wall_holds_the_last_twenty_notes(self):
         for number in range(25):
