@@ -1,9 +1,7 @@
 """Real servers of the tests' own site (testsite/), and ways to talk to them."""
 
-import base64
 import contextlib
 import json
-import os
 import shutil
 import socket
 import struct
@@ -87,6 +85,20 @@ def cookie_of(server: Server, name: str) -> str:
     return next(cookie.partition(";")[0] for cookie in cookies if cookie.startswith("sessionid="))
 
 
+def handshake_of(path: str, host: str, *headers: str) -> bytes:
+    """Return a request that asks for a socket (RFC 6455, section 4.1)."""
+    lines = (
+        f"GET {path} HTTP/1.1",
+        f"Host: {host}",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *headers,
+    )
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode("latin-1")
+
+
 class RawClient:
     """A client that sends whatever a test wants, byte by byte."""
 
@@ -94,16 +106,8 @@ class RawClient:
         self, server: Server, path: str, *, cookie: str = "", handshake: bool = True
     ) -> None:
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-        self.socket.sendall(
-            f"GET {path} HTTP/1.1\r\n"
-            f"Host: 127.0.0.1:{server.port}\r\n"
-            f"Cookie: {cookie}\r\n"
-            "Connection: Upgrade\r\n"
-            "Upgrade: websocket\r\n"
-            "Sec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n"
-            "\r\n".encode()
-        )
+        host = f"127.0.0.1:{server.port}"
+        self.socket.sendall(handshake_of(path, host, f"Cookie: {cookie}"))
         if handshake:
             answer = b""
             while not answer.endswith(b"\r\n\r\n"):
@@ -128,6 +132,15 @@ class RawClient:
         """Leave as a host does that forgot the connection: with RST instead of FIN."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
+
+
+def peak_memory(server: Server, *, reset: bool = False) -> int:
+    """Return the most bytes of memory that a server has had: as of now, with `reset`."""
+    process = Path(f"/proc/{server.process.pid}")
+    if reset:
+        (process / "clear_refs").write_text("5")  # man 5 proc_pid_clear_refs
+    status = (process / "status").read_text()
+    return 1024 * next(int(row.split()[1]) for row in status.splitlines() if "VmHWM" in row)
 
 
 def frame(opcode: int, data: bytes, *, fin: bool = True, masked: bool = True) -> bytes:

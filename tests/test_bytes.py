@@ -5,21 +5,18 @@ test_hostile.py has what single mistakes lead to.
 """
 
 import asyncio
-import base64
 import contextlib
 import os
 import random
-import re
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from conftest import PATIENCE, Project, Server, wait_until
-from sites import catch_up, frame, get, quiet, serving
+from sites import catch_up, frame, get, handshake_of, peak_memory, quiet, serving
 
 # Connections, and how many of them at a time.
 CONNECTIONS = 1500
@@ -50,19 +47,12 @@ class Process:
     """What the server's process holds."""
 
     def __init__(self, server: Server, *, reset: bool = False) -> None:
-        process = Path(f"/proc/{server.process.pid}")
-        if reset:
-            # The peak, from here on (man 5 proc_pid_clear_refs).
-            (process / "clear_refs").write_text("5")
         self.tasks = get(f"{server.url}/state/")["tasks"]
-        self.files = len(os.listdir(process / "fd"))
-        status = (process / "status").read_text()
-        self.memory, self.peak = (
-            int(re.search(rf"{name}:\s+(\d+)", status)[1]) * 1024 for name in ("VmRSS", "VmHWM")
-        )
+        self.files = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+        self.peak = peak_memory(server, reset=reset)
 
     def __repr__(self) -> str:
-        return f"{self.tasks} tasks, {self.files} files, {self.memory >> 20} MiB"
+        return f"{self.tasks} tasks, {self.files} files, {self.peak >> 20} MiB at the most"
 
     def holds_more_than(self, other: "Process") -> bool:
         return self.tasks > other.tasks or self.files > other.files
@@ -87,23 +77,10 @@ def unharmed(server: Server) -> Iterator[Server]:
         lambda: not Process(server).holds_more_than(before),
         lambda: f"{before} before, and {Process(server)} after",
     )
-    assert Process(server).peak - before.memory < MAX_GROWTH
+    assert Process(server).peak - before.peak < MAX_GROWTH
 
 
 # --- what a client may send --------------------------------------------------------------------
-
-
-def handshake(path: str, *lines: str) -> bytes:
-    key = base64.b64encode(bytes(16)).decode()
-    head = (
-        f"GET {path} HTTP/1.1",
-        "Host: 127.0.0.1",
-        "Connection: Upgrade",
-        "Upgrade: websocket",
-        "Sec-WebSocket-Version: 13",
-        f"Sec-WebSocket-Key: {key}",
-    )
-    return "\r\n".join((*head, *lines, "", "")).encode("latin-1")
 
 
 class Connection:
@@ -113,7 +90,7 @@ class Connection:
         self.seed = seed
         self.random = random.Random(str(seed))
         path = self.random.choice(PATHS)
-        head = handshake(f"/{path}/", *self.lines())
+        head = handshake_of(f"/{path}/", "127.0.0.1", *self.lines())
         is_whole = self.random.random() < 0.7
         frames = b"".join(self.frame() for _ in range(self.random.randrange(12)))
         self.head = self.cut(head if is_whole else self.mutate(head))
@@ -202,7 +179,8 @@ class Connection:
                     await asyncio.sleep(self.pause)
                     await self.send(writer, self.frames)
                 if self.is_answered:
-                    await reader.read(1)
+                    answer = await reader.read(1)
+                    assert answer or self.is_early, "It was closed without an answer."
                 if not self.is_early:
                     await self.send(writer, self.frames)
                 if self.ending == "shut":
@@ -255,6 +233,7 @@ FLOODS = {
     "messages to a view that does not receive": ("sleep", frame(2, bytes(100))),
     "empty messages to a view that does not receive": ("sleep", frame(2, b"")),
     "messages whose echoes are not read": ("echo", frame(2, bytes(1000))),
+    "pings": ("echo", frame(9, bytes(125))),
     "pongs": ("echo", frame(10, bytes(125))),
     "messages after a close": ("echo", frame(8, b"\x03\xe8") + frame(2, bytes(1000))),
 }
@@ -263,7 +242,7 @@ FLOODS = {
 def flood(server: Server, path: str, data: bytes) -> None:
     """Send the same again and again, read nothing, and leave."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=1) as client:
-        client.sendall(handshake(f"/{path}/"))
+        client.sendall(handshake_of(f"/{path}/", "127.0.0.1"))
         # In the end, a reset: a FIN would wait behind what the server does not read.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         catch_up(server)  # By now the handshake has been read.

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from conftest import (
     wait_until,
 )
 from services import Postgres, Redis, need, running, running_postgres, running_redis
+from sites import frame, handshake_of, peak_memory
 from websockets.asyncio.client import connect as async_connect
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
@@ -323,6 +325,26 @@ def test_visitors_do_not_see_what_monitors_do(proxy: Proxy, webs: list[Web]) -> 
         assert requests.get(webs[0].url + path, timeout=10).status_code == 200
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="only Linux tells what a process uses")
+def test_a_flood_of_pings_through_the_proxy_lets_no_process_grow(
+    proxy: Proxy, webs: list[Web]
+) -> None:
+    before = [peak_memory(web, reset=True) for web in webs]
+    pings = frame(0x9, bytes(125)) * 1000
+    # It reads none of the pongs. Either it is dropped, or nobody reads its pings any more.
+    with (
+        socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as tcp,
+        proxy.trust.wrap_socket(tcp, server_hostname=HOST) as client,
+        contextlib.suppress(OSError),
+    ):
+        client.sendall(handshake_of("/ws/", f"{HOST}:{proxy.port}"))
+        assert client.recv(2**16).startswith(b"HTTP/1.1 101 ")
+        for _ in range(800):
+            client.sendall(pings)
+    for web, peak in zip(webs, before, strict=True):
+        assert peak_memory(web) - peak < 64 * 2**20
+
+
 def test_a_message_reaches_the_clients_of_the_other_process(proxy: Proxy) -> None:
     with contextlib.ExitStack() as stack:
         clients: dict[int, ClientConnection] = {}
@@ -515,9 +537,8 @@ def test_a_deploy_under_two_hundred_clients_loses_nothing_but_what_they_were_awa
 
     def describe_absent() -> str:
         """Say of each client that is away how its task has ended, or in which line it waits."""
-        away = [tasks[number] for number in range(len(clients)) if not is_there(number)]
-        ends = [task.exception() if task.done() else task.get_stack() for task in away]
-        return f"{len(away)} of {len(clients)} are away: {ends[:3]}"
+        away = [task for number, task in enumerate(tasks[: len(clients)]) if not is_there(number)]
+        return f"{len(away)} of {len(clients)} are away: {away[:3]}"
 
     async def until(condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + 120

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from conftest import IS_FAST, Project, Server
-from sites import RawClient, frame, get, logging, serving
+from sites import RawClient, frame, get, logging, peak_memory, serving
 
 TEXT, BINARY, CONTINUATION, CLOSE, PING = 1, 2, 0, 8, 9
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
 
-HIDDEN = "Timing.__call__.<locals>.timed_send stands between uvicorn and the sockets"
+HIDDEN = " stands between uvicorn and the sockets"
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ FLOODS = {
 def test_a_client_that_floods_and_does_not_read_is_dropped(
     server: Server, view: str, chunks: list[bytes]
 ) -> None:
-    before = resident(server)
+    before = peak_memory(server, reset=True)
     client = RawClient(server, f"/{view}/")
     errors = (BrokenPipeError, ConnectionResetError)
     # websocket.fast reads pings, and what comes after its close, without keeping anything.
@@ -159,14 +159,8 @@ def test_a_client_that_floods_and_does_not_read_is_dropped(
             client.send(chunk)
         while not is_harmless and client.socket.recv(2**16):  # The close, for those who wait.
             pass
-    assert resident(server) - before < 64 * 1024
+    assert peak_memory(server) - before < 64 * 2**20
     client.close()
-
-
-def resident(server: Server) -> int:
-    """Return how many KiB of memory the server has, and has had at most."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 # --- an ASGI middleware that hides the connection ----------------------------------------------
@@ -190,3 +184,4 @@ def test_an_asgi_middleware_that_hides_the_connection_is_named_once(
             assert client.socket.recv(7, socket.MSG_WAITALL) == b"\x81\x05hello"
             client.close()
         assert server.log().count(HIDDEN) == 1
+        assert f"Timing.__call__.<locals>.timed_send{HIDDEN}" in server.log()

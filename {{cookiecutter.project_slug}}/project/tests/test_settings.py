@@ -49,6 +49,14 @@ class SettingsTests(SimpleTestCase):
         assert "'tcp_user_timeout': 30000" in options
         assert "'keepalives_idle': 5" in options
 
+    def test_a_database_that_falls_silent_is_given_up_within_seconds(self) -> None:
+        url = "postgres://user:password@localhost/name"
+        options = evaluate("settings.DATABASES['default']['OPTIONS']", DATABASE_URL=url)
+        # Seconds, seconds and a number; and milliseconds, for data that is not acknowledged.
+        for name, most in (("idle", 5), ("interval", 2), ("count", 2)):
+            assert f"'keepalives_{name}': {most}" in options
+        assert "'tcp_user_timeout': 8000" in options
+
     def test_the_log_is_json_where_the_environment_says_so(self) -> None:
         formatter = "settings.LOGGING['handlers']['console']['formatter']"
         assert evaluate(formatter) == "line"
