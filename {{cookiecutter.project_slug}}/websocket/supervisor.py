@@ -52,8 +52,9 @@ class Supervisor:
         self._deadline = 0.0
         # None until they are needed: most sockets never need them.
         self._started: set[asyncio.Task[None]] | None = None
+        #: The sync code that waits for a thread, or runs.
         self._jobs: set[Future[Any]] | None = None
-        #: Whether a job has ended since the timer was set: the view may not have gone on yet.
+        #: Whether any has ended since the timer was set: the view may not have gone on yet.
         self._has_worked = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -197,7 +198,7 @@ class Supervisor:
         self._stop()
 
     def _is_working(self, chains: list[list[tuple[CodeType, int]]]) -> bool:
-        """Return whether the view or its tasks wait for sync code, or may not know of its end."""
+        """Return whether sync code runs for the view or its tasks, or has just ended."""
         if self._jobs or self._has_worked:
             return True
         return any(chain and internals.waits_for_thread(chain[-1][0]) for chain in chains)
