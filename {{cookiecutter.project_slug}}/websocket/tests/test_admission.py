@@ -32,6 +32,7 @@ def link():
     return Link(ServerWithTransport().send)
 
 
+@override_settings(WEBSOCKET_THREADS=1)  # A new thread, without an earlier test's connection.
 class EventLoopTests(SimpleTestCase):
     def test_an_event_loop_that_has_ended_is_not_kept_once_another_serves(self):
         async def main():

@@ -35,7 +35,11 @@ async def closed(reader):
     return asyncio.get_running_loop().time(), int.from_bytes(data[:2]), b"stopping" in data
 
 
-@override_settings(ALLOWED_HOSTS=["localhost"], WEBSOCKET_DRAIN_SECONDS=0.6)
+@override_settings(
+    ALLOWED_HOSTS=["localhost"],
+    WEBSOCKET_DRAIN_SECONDS=0.6,
+    WEBSOCKET_THREADS=8,  # New threads, without an earlier test's connection.
+)
 class DrainTests(SimpleTestCase):
     def setUp(self):
         # In the end, uvicorn raises the signal for the handler that was there before.

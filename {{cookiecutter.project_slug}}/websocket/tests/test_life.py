@@ -521,6 +521,7 @@ class CleanupTests(LifeTestCase):
             await asyncio.gather(*(server.serve() for server in servers))
         self.assertEqual(len(finished), clients)
 
+    @override_settings(WEBSOCKET_THREADS=1)  # A new thread, without an earlier test's connection.
     def test_sync_code_may_finish_wherever_the_view_or_its_tasks_wait_for_it(self):
         def work():
             time.sleep(0.2)  # Four times the grace.
