@@ -10,6 +10,8 @@ from typing import Any, Concatenate
 from urllib.parse import quote, urlsplit
 
 from django.conf import settings
+from django.contrib.messages.storage import default_storage
+from django.contrib.messages.storage.base import BaseStorage
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
@@ -55,6 +57,9 @@ share = functools.lru_cache(maxsize=128)(str)
 class Handshake(ASGIRequest):
     """The GET request with which a client asks for a WebSocket (RFC 6455, section 4.1)."""
 
+    #: Whether django.contrib.messages has messages for it, and forgets them until they are read.
+    has_messages = False
+
     def __init__(self, connection: Connection) -> None:
         super().__init__({**connection.scope, "method": "GET"}, BytesIO())
         self.scope = connection.scope
@@ -67,6 +72,12 @@ class Handshake(ASGIRequest):
         # Not ws or wss: is_secure() knows http and https only.
         scheme: str = self.scope.get("scheme", "ws")
         return _SCHEMES.get(scheme, scheme)  # Some servers pass http or https.
+
+    @functools.cached_property
+    def _messages(self) -> BaseStorage:
+        if not self.has_messages:
+            raise AttributeError("There are no messages.")
+        return default_storage(self)
 
 
 class SwitchingProtocols(HttpResponse):
@@ -121,6 +132,7 @@ class HandshakeHandler(BaseHandler):
             if isinstance(response, SwitchingProtocols):
                 del response["Content-Length"]  # A 101 has no content (RFC 9110, section 8.6).
                 connection.accept_headers = encode_headers(response)
+                request.has_messages = internals.forget_messages(request)
             if not response.streaming:
                 response.close()  # Also sends request_finished, which resets the URLconf.
                 set_urlconf(getattr(request, "urlconf", None))

@@ -104,7 +104,6 @@ def excuse_bad_text(record: logging.LogRecord) -> bool:
 
     A filter for the logger "uvicorn.error", which recognises the message by its text (uvicorn
     0.54.0, websockets_sansio_impl.py). Without it, any client can fill the log with tracebacks.
-    The client itself gets a close with 1007.
     """
     if record.msg == "Invalid UTF-8 sequence received from client.":
         record.exc_info = None
@@ -121,10 +120,9 @@ def excuse_bad_frames(record: logging.LogRecord) -> bool:
     close. Without it, any client can fill the log with tracebacks.
     """
     error = record.exc_info[1] if record.exc_info else None
-    names = ("AssertionError", "InvalidState")
     if (
         error is not None
-        and type(error).__name__ in names
+        and type(error).__name__ in ("AssertionError", "InvalidState")
         and any(
             frame.f_code.co_name == "data_received" and "uvicorn" in frame.f_code.co_filename
             for frame, _ in traceback.walk_tb(error.__traceback__)
@@ -143,8 +141,7 @@ def lift_header_limits() -> None:
     http11.py refuses a line over 8 KiB and more than 128 headers; uvicorn then never answers. At
     that point the limits protect nothing, and pages have none. The library reads them from the
     environment when it is imported, which uvicorn does before it imports the application. Without
-    this, a browser with many cookies can load pages, but not open sockets. See
-    https://websockets.readthedocs.io/en/stable/reference/variables.html
+    this, a browser with many cookies can load pages, but not open sockets.
     """
     for name, limit in (("MAX_LINE_LENGTH", 2**20), ("MAX_NUM_HEADERS", 10_000)):
         value = os.environ.setdefault(f"WEBSOCKETS_{name}", str(limit))
@@ -177,8 +174,7 @@ def delay_stop(begin: Callable[[], object]) -> None:
     """Call `begin` at the first SIGTERM, and leave the next ones to uvicorn.
 
     uvicorn (0.52.4 to 0.54.0, server.py) sets its handler before it starts the lifespan, and closes
-    all sockets at once. Without this, WEBSOCKET_DRAIN_SECONDS has no effect. See
-    https://github.com/Kludex/uvicorn/blob/main/uvicorn/server.py
+    all sockets at once. Without this, WEBSOCKET_DRAIN_SECONDS has no effect.
     """
     theirs: Any = signal.getsignal(signal.SIGTERM)
 
@@ -228,7 +224,7 @@ def is_unfinished(connection: Any) -> bool:
 
 
 def drop_unfinished(connection: Any) -> None:
-    """Drop a connection of the kind above: it has a `transport`, like one of a WebSocket."""
+    """Drop such a connection: it has a `transport`, like one of a WebSocket."""
     abort(connection.transport)
 
 
@@ -240,8 +236,7 @@ def set_executor(context: ThreadSensitiveContext, executor: ThreadPoolExecutor) 
 
     asgiref (3.3 to 3.13) looks it up in a table of its class. From 3.13 on, a context also takes an
     executor as an argument, but can then be entered only once. Without this, each socket has its
-    own thread and database connection. See sync.py in
-    https://github.com/django/asgiref
+    own thread and database connection.
     """
     SyncToAsync.context_to_thread_executor[context] = executor
 
@@ -289,8 +284,7 @@ def template_middleware(handler: BaseHandler) -> list[Callable[..., Any]]:
     Django (3.1 to 6.1) runs it from a private list when a view returns. Without this, a response
     that a socket view returns after the middleware has finished is rendered without it.
     """
-    methods: list[Callable[..., Any]] = handler._template_response_middleware  # type: ignore[attr-defined]
-    return methods
+    return handler._template_response_middleware  # type: ignore[attr-defined, no-any-return]
 
 
 def view_middleware(handler: BaseHandler) -> list[Callable[..., HttpResponseBase | None]]:
@@ -299,9 +293,7 @@ def view_middleware(handler: BaseHandler) -> list[Callable[..., HttpResponseBase
     Django (3.1 to 6.1) runs it from a private list when it has resolved a path. Without this, a
     page at the path of a socket is run without its CSRF check and the like.
     """
-    methods: list[Callable[..., HttpResponseBase | None]]
-    methods = handler._view_middleware  # type: ignore[attr-defined]
-    return methods
+    return handler._view_middleware  # type: ignore[attr-defined, no-any-return]
 
 
 def set_handler(response: HttpResponseBase, handler: type[BaseHandler]) -> None:
@@ -321,6 +313,14 @@ def loaded_user(request: Any) -> Any:
     """
     user = getattr(request, "user", None)
     return None if isinstance(user, LazyObject) and user._wrapped is empty else user
+
+
+def forget_messages(request: Any) -> bool:
+    """Forget the messages of a request; return whether middleware has set them up.
+
+    Without this, django.contrib.messages (3.1 to 6.1) keeps 1.2 KiB in `_messages` for each socket.
+    """
+    return request.__dict__.pop("_messages", None) is not None
 
 
 def hide_age(connection: BaseDatabaseWrapper) -> float | None:

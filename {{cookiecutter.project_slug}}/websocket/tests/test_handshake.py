@@ -13,6 +13,7 @@ from django.conf.urls.i18n import i18n_patterns
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required, permission_required, user_passes_test
 from django.contrib.auth.models import AbstractUser
+from django.contrib.messages import INFO, MessageFailure, add_message, get_messages
 from django.core.exceptions import PermissionDenied
 from django.core.handlers import asgi
 from django.core.signals import got_request_exception
@@ -501,6 +502,37 @@ class RequestTests(TestCase):
         self.assertEqual(answer["session"], client.cookies["sessionid"].value)
         self.assertEqual(answer["request"], ["GET", "/ws/"])
         self.assertEqual(answer["from the request"], ["1", "GET", False])
+
+    async def test_messages_for_the_user_are_there_but_not_kept_by_open_sockets(self):
+        kept = []
+
+        def page(request):
+            add_message(request, INFO, "Saved.")
+            return HttpResponse()
+
+        async def view(socket):
+            await socket.accept()
+            kept.append("_messages" in vars(socket.request))
+            await socket.send_json([str(message) for message in get_messages(socket.request)])
+
+        client = AsyncClient()
+        with override_settings(ROOT_URLCONF=(path("page/", page), websocket("ws/", view))):
+            await client.get("/page/")
+            async with connect("/ws/", client=client) as socket:
+                self.assertEqual(await socket.receive_json(), ["Saved."])
+        self.assertEqual(kept, [False])
+
+    @modify_settings(MIDDLEWARE={"remove": "django.contrib.messages.middleware.MessageMiddleware"})
+    async def test_without_their_middleware_there_are_no_messages(self):
+        async def view(socket):
+            await socket.accept()
+            await socket.send_json(len(get_messages(socket.request)))
+            add_message(socket.request, INFO, "Saved.")
+
+        with self.assertRaises(MessageFailure):
+            async with connect_to(view) as client:
+                self.assertEqual(await client.receive_json(), 0)
+                await client.wait_closed()
 
     async def test_what_is_the_same_in_all_requests_is_kept_once(self):
         requests = []

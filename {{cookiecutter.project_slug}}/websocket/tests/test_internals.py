@@ -21,11 +21,13 @@ from asgiref.sync import (
     sync_to_async,
 )
 from django.contrib.auth.models import AnonymousUser
+from django.contrib.messages import get_messages
+from django.contrib.messages.middleware import MessageMiddleware
 from django.core.handlers.base import BaseHandler
 from django.core.signals import request_finished
 from django.db.utils import ConnectionHandler
 from django.http import HttpRequest, HttpResponse
-from django.test import SimpleTestCase, TestCase, override_settings
+from django.test import RequestFactory, SimpleTestCase, TestCase, override_settings
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.functional import SimpleLazyObject
 
@@ -311,6 +313,17 @@ class HandlerTests(SimpleTestCase):
         with connections_kept():
             response.close()
         self.assertEqual(senders, [BaseHandler])
+
+
+class MessagesTests(SimpleTestCase):
+    def test_forget_messages(self):
+        request: Any = RequestFactory().get("/")
+        request.session = {}
+        self.assertFalse(internals.forget_messages(request))
+        MessageMiddleware(lambda request: HttpResponse()).process_request(request)
+        self.assertEqual(len(get_messages(request)), 0)
+        self.assertTrue(internals.forget_messages(request))
+        self.assertNotIn("_messages", vars(request))
 
 
 class DjangoTests(TestCase):
