@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future
 from types import CodeType
 from typing import Any, Final
 
 from websocket import conf, internals
 from websocket.protocol import WebSocketDisconnect
-from websocket.threads import current_view
+from websocket.threads import Jobs, current_jobs
 
 logger = logging.getLogger("django.websocket")
 
@@ -50,21 +49,18 @@ class Supervisor:
         self._stops = 0
         self._is_cut_off = False
         self._deadline = 0.0
+        self._jobs = Jobs()
         # None until they are needed: most sockets never need them.
         self._started: set[asyncio.Task[None]] | None = None
-        #: The sync code that waits for a thread, or runs.
-        self._jobs: set[Future[Any]] | None = None
-        #: Whether any has ended since the timer was set: the view may not have gone on yet.
-        self._has_worked = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Supervisor:
-        current_view.set(self)
+        current_jobs.set(self._jobs)
         return self
 
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         self.is_over = True
-        current_view.set(None)
+        current_jobs.set(None)
         was_cancelled = isinstance(error, asyncio.CancelledError)
         is_counted = self.task.cancelling() > self._cancelling
         by_server = was_cancelled and is_counted and not self._stops
@@ -140,19 +136,6 @@ class Supervisor:
         if not (self._stops or self.is_over):
             self._stop()
 
-    def add_job(self, job: Future[Any]) -> None:
-        """Note sync code that the view or one of its tasks has queued for a thread."""
-        if self._jobs is None:
-            self._jobs = set()
-        self._jobs.add(job)
-        job.add_done_callback(self._job_ended)
-
-    def _job_ended(self, job: Future[Any]) -> None:
-        """Called in the job's thread."""
-        self._has_worked = True
-        if self._jobs is not None:
-            self._jobs.discard(job)
-
     def has_tasks(self) -> bool:
         """Return whether tasks run that the view has started."""
         return bool(self._started)
@@ -170,7 +153,7 @@ class Supervisor:
     def _call_in(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._has_worked = False
+        self._jobs.have_ended = False
         if not self._has_ended():
             self._timer = self.loop.call_later(seconds, self._time_is_up)
 
@@ -199,7 +182,7 @@ class Supervisor:
 
     def _is_working(self, chains: list[list[tuple[CodeType, int]]]) -> bool:
         """Return whether sync code runs for the view or its tasks, or has just ended."""
-        if self._jobs or self._has_worked:
+        if self._jobs.waiting or self._jobs.have_ended:  # The view may not have gone on yet.
             return True
         return any(chain and internals.waits_for_thread(chain[-1][0]) for chain in chains)
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakSet
 
 from asgiref.sync import ThreadSensitiveContext
@@ -51,15 +51,35 @@ SLOW_AFTER = 1.0
 HANDSHAKE_THREADS = 4
 
 
-class View(Protocol):
-    """A running view, which may wait for jobs."""
+class Jobs:
+    """The jobs that a view and its tasks have queued and that have not ended.
 
-    def add_job(self, job: Future[Any]) -> None:
-        """Note a job that the view, or a task of its, has queued."""
+    It refers to nothing else, because contexts are kept: by jobs, and by tasks that go on alone.
+    """
+
+    __slots__ = ("have_ended", "waiting")
+
+    def __init__(self) -> None:
+        #: None until there is one: most sockets never need it.
+        self.waiting: set[Future[Any]] | None = None
+        #: Whether any has ended since this was last set to False.
+        self.have_ended = False
+
+    def add(self, job: Future[Any]) -> None:
+        if self.waiting is None:
+            self.waiting = set()
+        self.waiting.add(job)
+        job.add_done_callback(self._remove)
+
+    def _remove(self, job: Future[Any]) -> None:
+        """Called in the job's thread."""
+        self.have_ended = True
+        if self.waiting is not None:
+            self.waiting.discard(job)
 
 
-#: The view to which the running task belongs.
-current_view: ContextVar[View | None] = ContextVar("current_view", default=None)
+#: Those of the view to which the running task belongs.
+current_jobs: ContextVar[Jobs | None] = ContextVar("current_jobs", default=None)
 
 
 class DatabaseThread(ThreadPoolExecutor):
@@ -87,8 +107,8 @@ class DatabaseThread(ThreadPoolExecutor):
         job = super().submit(self._run, fn, *args, **kwargs)
         self.jobs.add(job)
         job.add_done_callback(self.jobs.discard)
-        if (view := current_view.get()) is not None:
-            view.add_job(job)
+        if (jobs := current_jobs.get()) is not None:
+            jobs.add(job)
         return job
 
     def busy_for(self) -> float:

@@ -1,8 +1,10 @@
 import asyncio
 import contextlib
+import gc
 import threading
 import time
 import warnings
+import weakref
 from unittest import mock
 
 from asgiref.sync import sync_to_async
@@ -600,6 +602,20 @@ class CleanupTests(LifeTestCase):
         self.assertRegex(
             line, r"A task of the view \S+\.view was cut off: .* \S+clean_up:\d+ > wait_for_noth"
         )
+
+    async def test_a_task_that_goes_on_alone_keeps_nothing_of_its_view(self):
+        sockets, tasks = [], []
+
+        async def view(socket):
+            await socket.accept()
+            sockets.append(weakref.ref(socket))
+            tasks.append(asyncio.create_task(wait_for_nothing()))
+
+        with serving(view):
+            await Server(CONNECT).serve()
+        gc.collect()
+        self.assertEqual([socket() for socket in sockets], [None])
+        tasks[0].cancel()
 
     async def test_a_view_that_never_stops_calling_sync_code_is_cut_off(self):
         async def view(socket):
