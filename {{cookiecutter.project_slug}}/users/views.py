@@ -106,7 +106,7 @@ def notes() -> list[dict[str, Any]]:
 
 @sync_to_async
 def post(author: str, text: str) -> None:
-    """Store a note and show it: in one call, which ends even if its writer leaves meanwhile.
+    """Store a note and show it: once this has begun, it goes on even if its writer leaves.
 
     Only the last twenty are kept, because anybody can write any number of them.
     """

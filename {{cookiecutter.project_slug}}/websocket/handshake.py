@@ -57,8 +57,8 @@ share = functools.lru_cache(maxsize=128)(str)
 class Handshake(ASGIRequest):
     """The GET request with which a client asks for a WebSocket (RFC 6455, section 4.1)."""
 
-    #: Whether django.contrib.messages has messages for it, and forgets them until they are read.
-    has_messages = False
+    #: Whether the storage of django.contrib.messages was removed: `_messages` makes it anew.
+    _lacks_messages = False
 
     def __init__(self, connection: Connection) -> None:
         super().__init__({**connection.scope, "method": "GET"}, BytesIO())
@@ -75,7 +75,7 @@ class Handshake(ASGIRequest):
 
     @functools.cached_property
     def _messages(self) -> BaseStorage:
-        if not self.has_messages:
+        if not self._lacks_messages:
             raise AttributeError("There are no messages.")
         return default_storage(self)
 
@@ -132,7 +132,7 @@ class HandshakeHandler(BaseHandler):
             if isinstance(response, SwitchingProtocols):
                 del response["Content-Length"]  # A 101 has no content (RFC 9110, section 8.6).
                 connection.accept_headers = encode_headers(response)
-                request.has_messages = internals.forget_messages(request)
+                request._lacks_messages = internals.remove_messages(request)
             if not response.streaming:
                 response.close()  # Also sends request_finished, which resets the URLconf.
                 set_urlconf(getattr(request, "urlconf", None))

@@ -23,10 +23,12 @@ from types import CodeType, MethodType
 from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from django.conf import settings
 from django.core.handlers.base import BaseHandler
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http.response import HttpResponseBase
 from django.utils.functional import LazyObject, empty
+from django.utils.module_loading import import_string
 
 # uvicorn, and asyncio below it
 
@@ -65,9 +67,8 @@ def unsent(transport: asyncio.Transport) -> int:
 def fragments(send: Any) -> int:
     """Return the number of fragments that the server keeps of an incomplete message.
 
-    uvicorn (0.54.0, websockets_sansio_impl.py) keeps them in a list, `frames`. The limit on a
-    message's size counts their bytes only. Without this, a client that keeps sending empty
-    fragments makes that list grow by 1 MiB per second.
+    uvicorn (0.54.0, websockets_sansio_impl.py) keeps them in a list, `frames`, and limits their
+    bytes only. Without this, a client with empty fragments makes it grow by 1 MiB per second.
     """
     return len(getattr(getattr(send, "__self__", None), "frames", ()))
 
@@ -91,7 +92,7 @@ def abort(transport: asyncio.Transport) -> None:
 
     After `abort()` alone, the operating system retries for minutes to send its own buffer:
     SO_LINGER with zero seconds makes it reset the connection (man 7 socket). asyncio and uvloop
-    expose the socket as "socket" (tried: Python 3.11 to 3.13, uvloop 0.23.0).
+    expose it as "socket" (tried: Python 3.11 to 3.13, uvloop 0.23.0).
     """
     if server_socket := transport.get_extra_info("socket"):
         with suppress(OSError, ValueError):  # It may be closed already.
@@ -120,17 +121,12 @@ def excuse_bad_frames(record: logging.LogRecord) -> bool:
     close. Without it, any client can fill the log with tracebacks.
     """
     error = record.exc_info[1] if record.exc_info else None
-    if (
-        error is not None
-        and type(error).__name__ in ("AssertionError", "InvalidState")
-        and any(
-            frame.f_code.co_name == "data_received" and "uvicorn" in frame.f_code.co_filename
-            for frame, _ in traceback.walk_tb(error.__traceback__)
-        )
-    ):
-        record.msg, record.args = "Invalid frames received from client.", ()
-        record.exc_info = None
-        record.levelno, record.levelname = logging.INFO, "INFO"
+    if error is not None and type(error).__name__ in ("AssertionError", "InvalidState"):
+        codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if any(c.co_name == "data_received" and "uvicorn" in c.co_filename for c in codes):
+            record.msg, record.args = "Invalid frames received from client.", ()
+            record.exc_info = None
+            record.levelno, record.levelname = logging.INFO, "INFO"
     return True
 
 
@@ -224,7 +220,7 @@ def is_unfinished(connection: Any) -> bool:
 
 
 def drop_unfinished(connection: Any) -> None:
-    """Drop such a connection: it has a `transport`, like one of a WebSocket."""
+    """Drop such a connection, with its unsent data."""
     abort(connection.transport)
 
 
@@ -315,12 +311,16 @@ def loaded_user(request: Any) -> Any:
     return None if isinstance(user, LazyObject) and user._wrapped is empty else user
 
 
-def forget_messages(request: Any) -> bool:
-    """Forget the messages of a request; return whether middleware has set them up.
+def remove_messages(request: Any) -> bool:
+    """Remove a request's storage of messages if it is as new; return whether it was removed.
 
     Without this, django.contrib.messages (3.1 to 6.1) keeps 1.2 KiB in `_messages` for each socket.
     """
-    return request.__dict__.pop("_messages", None) is not None
+    storage: Any = vars(request).get("_messages")
+    is_usual = type(storage) is import_string(settings.MESSAGE_STORAGE)
+    if is_new := is_usual and not (storage.used or storage.added_new or "_level" in vars(storage)):
+        del request._messages
+    return is_new
 
 
 def hide_age(connection: BaseDatabaseWrapper) -> float | None:

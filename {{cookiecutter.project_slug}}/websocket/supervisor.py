@@ -25,7 +25,7 @@ class Supervisor:
     From then on, the view has WEBSOCKET_DISCONNECT_GRACE seconds. If it does not know of the end by
     then, because it has neither received nor sent, it is cancelled, and has as long again to clean
     up. A view that knows is cut off: cancelled, with a warning; and so are its tasks. If they wait
-    for sync code in a thread, they have up to PATIENCE seconds more.
+    for sync code in the socket's thread, they have up to PATIENCE seconds more.
 
     Exceptions of the view and of its tasks are kept in `errors` and not raised. (An
     `asyncio.TaskGroup` would wait for the tasks, not cancel them, when the view returns; with one
@@ -160,7 +160,7 @@ class Supervisor:
     def _time_is_up(self) -> None:
         if self._has_ended():
             return
-        if not self.view_knows:
+        if not (self.view_knows or self.is_over):
             self.view_knows = True
             self.end_in(conf.DISCONNECT_GRACE)
             self._stop()
@@ -171,11 +171,12 @@ class Supervisor:
             return
         if not self._is_cut_off:
             self._is_cut_off = True
+            waiting = next(filter(None, chains), [])
             logger.warning(
                 "%s %s was cut off: its connection is over, and it was waiting at %s.",
                 "A task of the view" if self.is_over else "The view",
                 self._view.__qualname__,
-                " > ".join(f"{code.co_qualname}:{line}" for code, line in chains[0]),
+                " > ".join(f"{code.co_qualname}:{line}" for code, line in waiting),
             )
         self._call_in(max(conf.DISCONNECT_GRACE, 0.1))  # It may go on in spite of that.
         self._stop()

@@ -72,8 +72,9 @@ class Jobs:
         job.add_done_callback(self._remove)
 
     def _remove(self, job: Future[Any]) -> None:
-        """Called in the job's thread."""
-        self.have_ended = True
+        """Called in the job's thread, or in the event loop's if the job was cancelled."""
+        if not job.cancelled():
+            self.have_ended = True
         if self.waiting is not None:
             self.waiting.discard(job)
 

@@ -522,6 +522,19 @@ class RequestTests(TestCase):
                 self.assertEqual(await socket.receive_json(), ["Saved."])
         self.assertEqual(kept, [False])
 
+    async def test_a_message_that_a_decorator_adds_is_there_too(self):
+        async def view(socket):
+            await socket.accept()
+            await socket.send_json([str(message) for message in get_messages(socket.request)])
+
+        @functools.wraps(view)
+        def decorated(socket):
+            add_message(socket.request, INFO, "Welcome.")
+            return view(socket)
+
+        async with connect_to(decorated) as client:
+            self.assertEqual(await client.receive_json(), ["Welcome."])
+
     @modify_settings(MIDDLEWARE={"remove": "django.contrib.messages.middleware.MessageMiddleware"})
     async def test_without_their_middleware_there_are_no_messages(self):
         async def view(socket):

@@ -21,7 +21,7 @@ from asgiref.sync import (
     sync_to_async,
 )
 from django.contrib.auth.models import AnonymousUser
-from django.contrib.messages import get_messages
+from django.contrib.messages import ERROR, INFO, add_message, get_messages, set_level
 from django.contrib.messages.middleware import MessageMiddleware
 from django.core.handlers.base import BaseHandler
 from django.core.signals import request_finished
@@ -316,14 +316,21 @@ class HandlerTests(SimpleTestCase):
 
 
 class MessagesTests(SimpleTestCase):
-    def test_forget_messages(self):
+    def test_remove_messages(self):
         request: Any = RequestFactory().get("/")
         request.session = {}
-        self.assertFalse(internals.forget_messages(request))
-        MessageMiddleware(lambda request: HttpResponse()).process_request(request)
+        middleware = MessageMiddleware(lambda request: HttpResponse())
+        self.assertFalse(internals.remove_messages(request))
+        middleware.process_request(request)
         self.assertEqual(len(get_messages(request)), 0)
-        self.assertTrue(internals.forget_messages(request))
+        self.assertTrue(internals.remove_messages(request))
         self.assertNotIn("_messages", vars(request))
+        # Unless something would be missing from a new one.
+        for change in (lambda: set_level(request, ERROR), lambda: add_message(request, INFO, "a")):
+            middleware.process_request(request)
+            change()
+            self.assertFalse(internals.remove_messages(request))
+            self.assertIn("_messages", vars(request))
 
 
 class DjangoTests(TestCase):

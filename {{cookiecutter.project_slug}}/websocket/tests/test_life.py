@@ -5,6 +5,7 @@ import threading
 import time
 import warnings
 import weakref
+from typing import Any
 from unittest import mock
 
 from asgiref.sync import sync_to_async
@@ -543,7 +544,7 @@ class CleanupTests(LifeTestCase):
             async for _ in rows():
                 pass
 
-        async def main(clean_up, is_task):
+        async def main(clean_up, is_task, closes):
             finished = []
 
             async def wait_and_clean_up(waiting):
@@ -557,24 +558,29 @@ class CleanupTests(LifeTestCase):
                 await socket.accept()
                 if is_task:
                     socket.start(wait_and_clean_up(wait_for_nothing()))
-                    await socket.receive_text()
+                    if closes:  # Nothing tells the view that its connection is over.
+                        await asyncio.sleep(0)
+                        await socket.close()
+                    else:
+                        await socket.receive_text()
                 else:
                     await wait_and_clean_up(socket.receive_text())
 
             server = Server(CONNECT)
             with serving(view):
                 connection = asyncio.create_task(server.serve())
-                await server.drained.wait()
-                server.events.put_nowait(left())
+                if not closes:
+                    await server.drained.wait()
+                    server.events.put_nowait(left())
                 await connection
             return finished
 
         # Under asyncio.run, for in an async test, sync code runs in the test's own thread.
         for clean_up in (in_a_task_group, within_a_timeout, in_an_async_generator):
-            for is_task in (False, True):
-                with self.subTest(clean_up.__name__, is_task=is_task):
+            for is_task, closes in ((False, False), (True, False), (True, True)):
+                with self.subTest(clean_up.__name__, is_task=is_task, closes=closes):
                     with self.assertNoLogs("django.websocket", "WARNING"):
-                        finished = asyncio.run(main(clean_up, is_task))
+                        finished = asyncio.run(main(clean_up, is_task, closes))
                     self.assertEqual(finished, [clean_up.__name__])
 
     async def test_a_task_that_cleans_up_for_too_long_is_cut_off_with_one_warning(self):
@@ -604,17 +610,18 @@ class CleanupTests(LifeTestCase):
         )
 
     async def test_a_task_that_goes_on_alone_keeps_nothing_of_its_view(self):
-        sockets, tasks = [], []
+        kept: list[Any] = []
+        tasks = []
 
         async def view(socket):
             await socket.accept()
-            sockets.append(weakref.ref(socket))
+            kept.extend(map(weakref.ref, (socket, socket._connection.supervisor)))
             tasks.append(asyncio.create_task(wait_for_nothing()))
 
         with serving(view):
             await Server(CONNECT).serve()
         gc.collect()
-        self.assertEqual([socket() for socket in sockets], [None])
+        self.assertEqual([item() for item in kept], [None, None])
         tasks[0].cancel()
 
     async def test_a_view_that_never_stops_calling_sync_code_is_cut_off(self):
